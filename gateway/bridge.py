@@ -1,0 +1,259 @@
+"""The bridge: ties listener, outbox and upstream together, and counts what passes.
+
+devices → Clients → `_take` → Committer (disk) → acknowledgement and Drain → upstream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway import wire
+from gateway.clients import Clients
+from gateway.commit import Committer, Pacer
+from gateway.config import Config
+from gateway.devices import PREFIX, Devices, Key, ack_payload, device_of
+from gateway.drain import Drain
+from gateway.errors import ProtocolError
+from gateway.flight import Flight
+from gateway.listener import Listener
+from gateway.local import Locals, Session
+from gateway.outbox import Batch, Entry, Outbox
+from gateway.queue import Queue
+from gateway.routes import Router, Target
+from gateway.upstream import Upstream
+
+log = logging.getLogger("tidegate")
+
+HELD_BYTES = 8 * 2**20  # waiting for the disk; above it nothing is read from devices
+SOUND_CLOCK_MS = 1_735_689_600_000  # 2025: an earlier wall clock has not been set yet
+
+
+class Bridge:
+    """One gateway. `open`, then `run`; `close` leaves everything on disk."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.counts: Counter[str] = Counter()
+        self.port = 0
+        self.outbox = Outbox(Path(config.outbox.path))
+        start = self.outbox.start()
+        self.flight = Flight()
+        self.flight.restore(start.entries)
+        self.queue = Queue(start, config.outbox.max_bytes(), self.flight)
+        self.devices = Devices(start.seen)
+        self.locals = Locals(start.retained)
+        self.router = Router(config.route, config.upstream.topic_prefix)
+        pacer = Pacer(config.outbox.commit_ms / 1000, config.outbox.commit_bytes)
+        self.committer = Committer(self.outbox, pacer)
+        self.drain = Drain(self.flight, self.queue, self.committer, self.outbox, config.route,
+                           config.upstream.ack_timeout_s)
+        self.clients = Clients(self.locals, self.committer, start.received, start.wills)
+        self.clients.max_unacked_bytes = config.listener.max_unacked_bytes
+        self.clients.intake = self._take
+        self.drain.on_connected = self._say_online
+        self.drain.on_room = self.clients.room
+        self.listener = Listener(config.listener, self.clients)
+        self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
+        self.upstream = Upstream(config.upstream, self.drain, self.status_topic)
+        self.drain.upstream = self.upstream
+        self._fresh_batch: Batch | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        log.info("outbox open path=%s depth=%d bytes=%d", config.outbox.path, start.depth,
+                 start.used_bytes)
+
+    async def open(self) -> None:
+        """Listen and begin to work; `port` is then known."""
+        loop = asyncio.get_running_loop()
+        self.port = await self.listener.open()
+        loop.call_later(self.config.listener.will_grace_s, self.clients.old_wills)
+        self._tasks = [loop.create_task(job) for job in
+                       (self.committer.run(), self.listener.run(), self.drain.watch(),
+                        self.upstream.run())]
+
+    async def run(self) -> None:
+        """Until a part fails, which none should."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def close(self) -> None:
+        """Stop taking, put on disk what was taken, acknowledge it, say goodbye."""
+        self.listener.stop_listening()
+        try:
+            await asyncio.wait_for(self.committer.settled(), 10)
+        except TimeoutError:
+            log.error("stopped with messages that could not be written; nobody was told otherwise")
+        self.listener.close()
+        self.upstream.close()
+        await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.committer.close()
+        log.info("stopped depth=%d", self.queue.depth)
+
+    # --- what comes in
+
+    def _take(self, client_id: str, publishes: list[wire.Publish]) -> int:
+        """Take publishes of one client in order; return how many there was room for."""
+        committer, queue, age_s = self.committer, self.queue, self.outbox.clock_s()
+        entries: list[Entry] = []
+        touched: set[Session] = set()
+        taken = 0
+        for publish in publishes:
+            if committer.waiting_bytes > HELD_BYTES:
+                break
+            device = device_of(publish.topic) if publish.topic.startswith(PREFIX) else None
+            if device is not None and not publish.retain:
+                room = self._take_batch(device, publish, entries, touched)
+            else:
+                room = self._take_one(client_id, publish, entries, age_s)
+            if not room:
+                self.counts["no_room"] += 1
+                break
+            taken += 1
+            if publish.retain:
+                self.locals.retain(publish)
+                committer.batch.retained[publish.topic] = publish if publish.payload else None
+            self.locals.publish(publish, touched)
+        self.counts["received"] += taken
+        if entries:
+            self._insert(entries)
+        for session in touched:
+            self.clients.flush(session)
+        if queue.full(0):
+            self._overflow()
+        return taken
+
+    def _insert(self, entries: list[Entry]) -> None:
+        committer = self.committer
+        committer.insert(entries, time.monotonic())
+        if self._fresh_batch is not committer.batch:
+            self._fresh_batch = committer.batch
+            committer.after(partial(self._stored, committer.batch))
+
+    def _stored(self, batch: Batch) -> None:
+        self.counts["stored"] += len(batch.insert)
+        self.drain.committed(batch.insert)
+
+    def _take_one(self, client_id: str, publish: wire.Publish, entries: list[Entry],
+                  age_s: int) -> bool:
+        target = self.router.find(publish.topic)
+        if target is None:
+            self.counts["unrouted"] += 1
+            return True
+        return self._add(target, client_id, publish.payload, publish.qos, publish.retain, age_s,
+                         entries)
+
+    def _add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
+             age_s: int, entries: list[Entry]) -> bool:
+        added = self.queue.add(target, source, payload, qos, retain, age_s)
+        if added is None:
+            return False
+        entry, old = added
+        if old is not None:
+            self.drain.supersede(old)
+        entries.append(entry)
+        return True
+
+    def _take_batch(self, device: str, publish: wire.Publish, entries: list[Entry],
+                    touched: set[Session]) -> bool:
+        """A contract batch: its new records into the outbox, one acknowledgement back."""
+        route = self.router.find(publish.topic)
+        if route is not None and self.queue.full(len(publish.payload) * 2) \
+                and route.route.full == "reject":
+            return False
+        utc_ms = self._utc_ms()
+        try:
+            taken = self.devices.take(device, publish.payload, utc_ms)
+        except ProtocolError as error:
+            self.counts["unreadable"] += 1
+            log.warning("batch kept as it came device=%s reason=%r", device, str(error))
+            return self._take_one(device, publish, entries, self.outbox.clock_s())
+        age_s = self.outbox.clock_s()
+        if route is not None:
+            if route.route.format == "bytes":
+                if taken.records:
+                    self._add(route, device, publish.payload, publish.qos, False, age_s, entries)
+            else:
+                for sensor, payload in taken.records:
+                    target = self.router.find(publish.topic, f"{PREFIX}{device}/data/{sensor}")
+                    assert target is not None
+                    self.queue_record(target, device, payload, publish.qos, age_s, entries)
+        self._count(taken.key, len(taken.records), taken.duplicates, taken.holes,
+                    taken.device_dropped)
+        if taken.seq:
+            self.committer.batch.seen[taken.key] = taken.seq
+        ack = wire.Publish(f"{PREFIX}{device}/down/ack", ack_payload(taken, utc_ms), 0, False,
+                           False, 0)
+        self.committer.after(partial(self._say, ack))
+        return True
+
+    def queue_record(self, target: Target, device: str, payload: bytes, qos: int, age_s: int,
+                     entries: list[Entry]) -> None:
+        """One record of a batch that was already accepted: a soft cap, so that the batch's
+        acknowledgement speaks of all of it."""
+        if not self._add(target, device, payload, qos, False, age_s, entries):
+            self.queue.max_bytes += len(payload) + 256
+            self._add(target, device, payload, qos, False, age_s, entries)
+
+    def _count(self, key: Key, new: int, duplicates: int, holes: int, dropped: int) -> None:
+        self.counts["records"] += new
+        self.counts["duplicates"] += duplicates
+        self.counts["holes"] += holes
+        self.counts["device_dropped"] += dropped
+        if dropped:
+            log.warning("device dropped records device=%s boot=%d records=%d", key[0], key[2],
+                        dropped)
+
+    def _overflow(self) -> None:
+        """At the cap: routes that drop their oldest make room."""
+        for route in self.config.route:
+            if route.full == "drop-oldest":
+                self.drain.make_room(route)
+
+    # --- what goes out beside it
+
+    def _say(self, message: wire.Publish) -> None:
+        """Publish to local clients only."""
+        touched: set[Session] = set()
+        self.locals.publish(message, touched)
+        for session in touched:
+            self.clients.flush(session)
+            conn = self.clients.connection(session.client_id)
+            if conn is not None:
+                conn.acked_s = time.monotonic()
+
+    def _say_online(self) -> None:
+        """Upstream knows that we are there: retained, through the outbox like everything else."""
+        target = self.router.own(self.status_topic)
+        added = self.queue.add(target, f"gateway/{self.config.id}", b"online", 1, True,
+                               self.outbox.clock_s())
+        if added is not None:
+            if added[1] is not None:
+                self.drain.supersede(added[1])
+            self._insert([added[0]])
+
+    @staticmethod
+    def _utc_ms() -> int | None:
+        now_ms = int(time.time() * 1000)
+        return now_ms if now_ms > SOUND_CLOCK_MS else None
+
+    def status(self) -> dict[str, Any]:
+        """What a person or a script wants to know."""
+        return {
+            "id": self.config.id, "port": self.port, "upstream": self.upstream.state,
+            "connected_devices": len(self.clients), "depth": self.queue.depth,
+            "bytes": self.queue.used_bytes, "in_flight": len(self.flight.in_flight),
+            "refused": self.queue.refused, "delivered": self.drain.delivered,
+            "commits": self.committer.commits,
+            "disk": self.committer.failing or "ok",
+            "upstream_connects": self.upstream.connects,
+            "counts": dict(self.counts), "dropped": dict(self.queue.dropped),
+            "closed": dict(self.listener.refused)}

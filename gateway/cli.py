@@ -1,0 +1,98 @@
+"""The command line `tidegate`. Groups of the host tools join by entry point."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import click
+
+from gateway import config as config_file
+from gateway import log
+from gateway.errors import TidegateError
+
+
+class _Commands(click.Group):
+    """Loads a host-tools command only when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        names = {point.name for point in entry_points(group="tidegate.commands")}
+        return sorted(names | set(super().list_commands(ctx)))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for point in entry_points(group="tidegate.commands", name=cmd_name):
+            try:
+                command = point.load()
+            except ModuleNotFoundError as error:
+                raise click.ClickException(
+                    f"{cmd_name} needs {error.name}: pip install 'tidegate[tools]'") from error
+            assert isinstance(command, click.Command)
+            return command
+        return None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("tidegate"))
+def cli() -> None:
+    """Carry sensor readings from ESP32 boards to an MQTT broker and lose none of them."""
+
+
+_CONFIG = click.option("-c", "--config", "path", type=click.Path(path_type=Path),
+                       default=Path("/etc/tidegate/tidegate.toml"), show_default=True,
+                       help="The config file (TOML).")
+
+
+@cli.command()
+@_CONFIG
+@click.option("--check", is_flag=True, help="Read the config, say what is wrong, and exit.")
+def run(path: Path, check: bool) -> None:
+    """Run the gateway in the foreground until SIGTERM or Ctrl-C.
+
+    Devices connect to [listener] listen; what they send is on disk in [outbox] path before it is
+    acknowledged, and goes to [upstream] url.
+    """
+    config = config_file.load(path)
+    if check:
+        click.echo(f"{path}: ok")
+        return
+    log.set_up(config.log_level)
+    try:
+        import uvloop
+    except ImportError:  # it only makes it faster
+        asyncio.run(_serve(config))
+    else:
+        uvloop.run(_serve(config))
+
+
+async def _serve(config: config_file.Config) -> None:
+    from gateway.bridge import Bridge
+
+    bridge = Bridge(config)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await bridge.open()
+    running = loop.create_task(bridge.run())
+    stopping = loop.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    await bridge.close()
+    stopping.cancel()
+    if running.done() and not running.cancelled():
+        running.result()
+    running.cancel()
+
+
+def main() -> None:
+    """Entry point: one line for an error that a person can mend, exit 2."""
+    try:
+        cli(standalone_mode=True)
+    except TidegateError as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+        sys.exit(2)

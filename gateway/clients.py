@@ -1,0 +1,247 @@
+"""The clients' side of the house: sessions, subscriptions, wills, and the acknowledgements.
+
+Publishes go on to the intake (bridge.py); what it stored is acknowledged here, after the commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from gateway import wire
+from gateway.commit import Committer
+from gateway.errors import ProtocolError
+from gateway.listener import Connection
+from gateway.local import Locals, Session
+
+log = logging.getLogger("tidegate.clients")
+
+# A client that sends this soon after our acknowledgement was waiting for it.
+WAITING_S = 0.05
+
+Intake = Callable[[str, list[wire.Publish]], int]
+
+
+class Clients:
+    """Implements listener.House.
+
+    intake: takes (client identifier, publishes), returns how many of them, from the first, it
+    took; what it took is in the committer's batch.
+    """
+
+    def __init__(self, locals_: Locals, committer: Committer, received: dict[str, set[int]],
+                 wills: dict[str, wire.Publish]) -> None:
+        self.locals = locals_
+        self.intake: Intake = lambda _client, publishes: len(publishes)
+        self.max_unacked_bytes = 1 << 20
+        self._by_id: dict[str, Connection] = {}
+        self._committer = committer
+        self._received = received  # QoS 2 identifiers from before a restart
+        self._old_wills = wills  # of clients that were there when the gateway went down
+        self._acks: dict[Connection, bytearray] = {}
+        self._acks_batch: object = None
+        self._waiting: set[Connection] = set()  # hold publishes that had no room
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def connected(self) -> list[str]:
+        """Client identifiers of all who are connected."""
+        return sorted(self._by_id)
+
+    def connection(self, client_id: str) -> Connection | None:
+        """The connection of a client, if it is there."""
+        return self._by_id.get(client_id)
+
+    # --- packets
+
+    def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None:
+        publishes: list[wire.Publish] = []
+        for packet in packets:
+            if isinstance(packet, wire.Publish):
+                publishes.append(packet)
+                continue
+            if publishes:  # keep the order of what it did
+                self._publishes(conn, publishes, now_s)
+                publishes = []
+            if isinstance(packet, wire.Ack):
+                self._ack(conn, packet)
+            elif isinstance(packet, wire.Subscribe):
+                self._subscribe(conn, packet)
+            elif isinstance(packet, wire.Connect):
+                self._connect(conn, packet)
+        if publishes:
+            self._publishes(conn, publishes, now_s)
+        if conn.session is not None:
+            self.flush(conn.session)
+
+    def _connect(self, conn: Connection, packet: wire.Connect) -> None:
+        client_id = packet.client_id
+        if not client_id:
+            if not packet.clean:  # MQTT-3.1.3-8
+                conn.write(wire.encode_connack(False, 2))
+                raise ProtocolError("client identifier", "empty, with clean session 0")
+            client_id = f"auto-{uuid.uuid4().hex[:16]}"
+        other = self._by_id.get(client_id)
+        if other is not None:  # MQTT-3.1.4-2
+            other.fail(ProtocolError("taken over", f"{client_id} connected again"))
+            self.closed(other, clean=False)
+        session, present = self.locals.open(client_id, packet.clean)
+        if packet.clean:
+            for mid in self._received.pop(client_id, ()):
+                self._committer.batch.received[client_id, mid] = None
+        elif not present:
+            session.received |= self._received.get(client_id, set())
+        self._old_wills.pop(client_id, None)
+        if conn.will is not None or packet.will is not None:
+            self._committer.batch.wills[client_id] = packet.will
+            self._committer.wake()
+        conn.session, conn.will = session, packet.will
+        self._by_id[client_id] = conn
+        conn.write(wire.encode_connack(present, 0))
+        session.out = bytearray()
+        session.resume()
+        log.info("connected client=%s peer=%s clean=%s", client_id, conn.peer, packet.clean)
+
+    def _subscribe(self, conn: Connection, packet: wire.Subscribe) -> None:
+        session = conn.session
+        assert session is not None
+        assert session.out is not None
+        if packet.filters[0][1] < 0:
+            for topic_filter, _ in packet.filters:
+                self.locals.unsubscribe(session, topic_filter)
+            session.out += wire.encode_unsuback(packet.mid)
+            return
+        granted = [self.locals.subscribe(session, f, qos) for f, qos in packet.filters]
+        session.out += wire.encode_suback(packet.mid, granted)
+        for (topic_filter, _), qos in zip(packet.filters, granted, strict=True):
+            self.locals.send_retained(session, topic_filter, qos)
+
+    def _ack(self, conn: Connection, packet: wire.Ack) -> None:
+        session = conn.session
+        assert session is not None
+        if packet.kind == wire.PUBACK:
+            session.acknowledged(packet.mid)
+        elif packet.kind == wire.PUBREL:
+            if packet.mid in session.received:
+                session.received.discard(packet.mid)
+                self._received.get(session.client_id, set()).discard(packet.mid)
+                self._committer.batch.received[session.client_id, packet.mid] = None
+            self._later(conn, wire.encode_ack(wire.PUBCOMP, packet.mid))
+
+    # --- publishes
+
+    def _publishes(self, conn: Connection, publishes: list[wire.Publish], now_s: float) -> None:
+        session = conn.session
+        assert session is not None
+        if conn.held:
+            conn.held += publishes
+            return
+        if conn.over_rate(len(publishes), now_s):
+            conn.hold(True)
+        if not conn.unacked_bytes and now_s - conn.acked_s < WAITING_S:
+            self._committer.hurry()
+        new = publishes
+        if any(p.qos == 2 for p in publishes):
+            new = [p for p in publishes if not self._seen(session, p)]
+        took = self.intake(session.client_id, new)
+        if took < len(new):
+            conn.held = new[took:]
+            self._waiting.add(conn)
+            conn.hold(True)
+            publishes = publishes[:publishes.index(new[took])]
+        batch = self._committer.batch
+        for p in publishes:
+            if p.qos == 1:
+                self._later(conn, wire.encode_ack(wire.PUBACK, p.mid), len(p.payload))
+            elif p.qos == 2:
+                session.received.add(p.mid)
+                batch.received[session.client_id, p.mid] = True
+                self._later(conn, wire.encode_ack(wire.PUBREC, p.mid), len(p.payload))
+        if conn.unacked_bytes > self.max_unacked_bytes:
+            conn.hold(True)
+
+    def _seen(self, session: Session, publish: wire.Publish) -> bool:
+        """Whether a QoS 2 PUBLISH is one we have (method B of section 4.3.3). After a restart of
+        ours a client may use the identifier for something new, without DUP."""
+        if publish.qos != 2 or publish.mid not in session.received:
+            return False
+        return publish.dup or publish.mid not in self._received.get(session.client_id, ())
+
+    def _later(self, conn: Connection, data: bytes, unacked_bytes: int = 0) -> None:
+        """Write an acknowledgement once what it speaks of is on disk."""
+        if self._acks_batch is not self._committer.batch:
+            self._acks_batch = self._committer.batch
+            acks = self._acks = {}
+            self._committer.after(lambda: self._send_acks(acks))
+        waiting = self._acks.get(conn)
+        if waiting is None:
+            waiting = self._acks[conn] = bytearray()
+        waiting += data
+        conn.unacked_bytes += unacked_bytes + 1
+        # The +1 makes "something unacknowledged" true for empty payloads; reset on the write.
+
+    def _send_acks(self, acks: dict[Connection, bytearray]) -> None:
+        now_s = time.monotonic()
+        current = self._acks if self._acks_batch is self._committer.batch else {}
+        for conn, data in acks.items():
+            if conn not in current:
+                conn.unacked_bytes = 0
+            conn.acked_s = now_s
+            conn.write(bytes(data))
+
+    def room(self) -> None:
+        """The outbox has room again: take what was held."""
+        for conn in list(self._waiting):
+            self._waiting.discard(conn)
+            held, conn.held = conn.held, []
+            if conn.session is not None and conn in self._by_id.values():
+                self._publishes(conn, held, time.monotonic())
+            if conn.held:
+                return
+            conn.hold(False)
+
+    # --- ends
+
+    def closed(self, conn: Connection, clean: bool) -> None:
+        session = conn.session
+        if session is None or self._by_id.get(session.client_id) is not conn:
+            return
+        del self._by_id[session.client_id]
+        self._waiting.discard(conn)
+        session.out = None
+        if session.clean:
+            self.locals.forget(session)
+            for mid in session.received:
+                self._committer.batch.received[session.client_id, mid] = None
+        will, conn.will = conn.will, None
+        log.info("disconnected client=%s clean=%s", session.client_id, clean)
+        if will is not None:
+            self._committer.batch.wills[session.client_id] = None
+            self._committer.wake()
+            if not clean:
+                self.publish(session.client_id, will)
+
+    def publish(self, client_id: str, message: wire.Publish) -> None:
+        """Publish for somebody who has no connection (any more): a will."""
+        if self.intake(client_id, [message]) == 0:
+            log.error("no room for a will client=%s topic=%s", client_id, message.topic)
+
+    def old_wills(self) -> None:
+        """Fire the wills of those who were connected when the gateway went down and have not come
+        back within the grace time (MQTT-3.1.2-8 allows the delay)."""
+        wills, self._old_wills = self._old_wills, {}
+        for client_id, will in wills.items():
+            self._committer.batch.wills[client_id] = None
+            self._committer.wake()
+            self.publish(client_id, will)
+
+    def flush(self, session: Session) -> None:
+        """Write what a session has to send."""
+        if session.out:
+            conn = self._by_id.get(session.client_id)
+            if conn is not None:
+                conn.write(bytes(session.out))
+            session.out.clear()

@@ -1,0 +1,173 @@
+"""Group commit: everything that has to be on disk, in few transactions, off the event loop.
+
+One thread does all disk work. While it syncs, the next batch gathers. When a batch starts is a
+question of wear against latency: a commit of one message costs as many bytes as one of fifty.
+
+
+- a busy gateway (BUSY_PER_S messages a second, or `commit_bytes` waiting) commits at once, and so
+  does one with a client that waits for us, see `hurry`;
+- a quiet one may commit BURST times at once and then once every `commit_ms`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from gateway.errors import OutboxError
+from gateway.outbox import Batch, Entry, Outbox
+
+log = logging.getLogger("tidegate.commit")
+
+BURST = 4
+BUSY_PER_S = 200
+RETRY_S = 1.0
+T = TypeVar("T")
+Callback = Callable[[], None]
+
+
+class Pacer:
+    """Tells how long a batch should wait. Pure: the time is passed in, in seconds."""
+
+    def __init__(self, commit_s: float, commit_bytes: int) -> None:
+        self.commit_s, self.commit_bytes = commit_s, commit_bytes
+        self._tokens, self._filled_s = float(BURST), 0.0
+        self._rate, self._rate_s = 0.0, 0.0
+        self._hurry_until_s = 0.0
+
+    def arrived(self, messages: int, now_s: float) -> None:
+        """Count messages towards the rate, an average over about a second."""
+        passed_s = now_s - self._rate_s
+        self._rate = max(0.0, self._rate * (1 - passed_s)) + messages if passed_s < 1 else messages
+        self._rate_s = now_s
+
+    def hurry(self, now_s: float) -> None:
+        """A client sent again as soon as it had our acknowledgement: it waits for us."""
+        self._hurry_until_s = now_s + 0.5
+
+    def delay_s(self, waiting_bytes: int, now_s: float) -> float:
+        """Seconds until the waiting batch should be committed; 0 for now."""
+        if self.commit_s <= 0 or waiting_bytes >= self.commit_bytes \
+                or now_s < self._hurry_until_s or self._rate >= BUSY_PER_S:
+            return 0.0
+        self._fill(now_s)
+        return 0.0 if self._tokens >= 1 else (1 - self._tokens) * self.commit_s
+
+    def committed(self, now_s: float) -> None:
+        """A commit was made."""
+        self._fill(now_s)
+        self._tokens = max(0.0, self._tokens - 1)
+
+    def _fill(self, now_s: float) -> None:
+        if self.commit_s > 0:
+            gained = (now_s - self._filled_s) / self.commit_s
+            self._tokens = min(float(BURST), self._tokens + gained)
+        self._filled_s = now_s
+
+
+class Committer:
+    """The outbox behind one thread; callbacks run on the event loop after the fsync."""
+
+    def __init__(self, outbox: Outbox, pacer: Pacer) -> None:
+        self.batch = Batch()
+        self.waiting_bytes = 0
+        self.failing: str | None = None  # why the last commit failed
+        self.commits = 0
+        self.longest_ms = 0.0
+        self._outbox, self._pacer = outbox, pacer
+        self._after: list[Callback] = []
+        self._thread = ThreadPoolExecutor(1, "outbox")
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+
+    def insert(self, entries: list[Entry], now_s: float) -> None:
+        """Add messages to the next batch."""
+        self.batch.insert += entries
+        self.waiting_bytes += sum(len(e.payload) + len(e.topic) for e in entries)
+        self._pacer.arrived(len(entries), now_s)
+        self.wake()
+
+    def after(self, callback: Callback) -> None:
+        """Call back once all that was added so far is on disk."""
+        self._after.append(callback)
+        self.wake()
+
+    def hurry(self) -> None:
+        """Somebody waits for us, see Pacer."""
+        self._pacer.hurry(time.monotonic())
+
+    def wake(self) -> None:
+        """There is something to commit."""
+        self._wake.set()
+
+    async def read(self, job: Callable[[], T]) -> T:
+        """Run a job of the outbox in its thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    async def settled(self) -> None:
+        """Wait until everything added is on disk."""
+        self._stopping = True
+        self.wake()
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit batch after batch until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._idle.clear()
+            while not self._stopping:
+                delay_s = self._pacer.delay_s(self.waiting_bytes, time.monotonic())
+                if delay_s <= 0:
+                    break
+                # Look again soon: a burst or a waiting client ends the wait early.
+                await asyncio.sleep(min(delay_s, 0.02))
+            self._wake.clear()
+            batch, after = self.batch, self._after
+            self.batch, self._after, self.waiting_bytes = Batch(), [], 0
+            await self._commit(batch)
+            self._pacer.committed(time.monotonic())
+            for callback in after:
+                callback()
+            if not self._wake.is_set():
+                self._idle.set()
+
+    async def _commit(self, batch: Batch) -> None:
+        """Commit, and where the disk will not have it, wait and try again: nobody is told
+        "it is safe" meanwhile. What only makes room is tried on its own."""
+        while not batch.empty():
+            began = time.monotonic()
+            try:
+                await self.read(lambda: self._outbox.apply(batch))
+            except OutboxError as error:
+                if self.failing is None:
+                    log.error("cannot write, acknowledging nothing reason=%r", str(error))
+                self.failing = str(error)
+                if batch.done or batch.drop:
+                    await self._make_room(batch)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.commits += 1
+            self.longest_ms = max(self.longest_ms, (time.monotonic() - began) * 1000)
+            if self.failing is not None:
+                log.warning("writing again")
+                self.failing = None
+            return
+
+    async def _make_room(self, batch: Batch) -> None:
+        room = Batch(done=batch.done, drop=batch.drop)
+        try:
+            await self.read(lambda: self._outbox.apply(room))
+        except OutboxError:
+            return
+        batch.done, batch.drop = [], []
+
+    def close(self) -> None:
+        """Wait for the thread; close the outbox in it."""
+        self._thread.submit(self._outbox.close)
+        self._thread.shutdown()

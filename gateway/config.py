@@ -1,0 +1,203 @@
+"""The config file: TOML, checked before any socket opens; one line says what is wrong, where."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.errors import ConfigError
+from gateway.routes import Route
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+class ListenerConfig(Struct, forbid_unknown_fields=True):
+    """`[listener]`: where devices connect and what one of them may do."""
+
+    listen: str = "127.0.0.1:1883"
+    max_connections: int = 1000
+    max_packet_bytes: int = 262_144
+    max_unacked_bytes: int = 1_048_576
+    max_messages_per_s: float = 0  # a connection; 0: no limit
+    connect_timeout_s: float = 5.0
+    will_grace_s: float = 60.0
+
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class OutboxConfig(Struct, forbid_unknown_fields=True):
+    """`[outbox]`: the disk."""
+
+    path: str = "outbox.db"
+    commit_ms: float = 250
+    commit_bytes: int = 32_768
+    max_size: str = "1 GiB"
+
+    def max_bytes(self) -> int:
+        """`max_size` in bytes."""
+        found = _SIZE.fullmatch(self.max_size.strip())
+        if not found:
+            raise ValueError(self.max_size)
+        return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+class UpstreamConfig(Struct, forbid_unknown_fields=True):
+    """`[upstream]`: the broker everything goes to.
+
+    url: mqtt://, mqtts://, ws:// or wss://, with host, port and (WebSocket) path.
+    """
+
+    url: str = "mqtt://127.0.0.1:1883"
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    client_id: str = ""
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    tls_insecure: bool = False
+    keepalive_s: int = 20
+    inflight: int = 1000
+    ack_timeout_s: float = 10.0
+    topic_prefix: str = ""
+
+    @property
+    def _parts(self) -> Any:
+        return urlsplit(self.url)
+
+    @property
+    def host(self) -> str:
+        return str(self._parts.hostname)
+
+    @property
+    def tls(self) -> bool:
+        return self._parts.scheme in ("mqtts", "wss")
+
+    @property
+    def websocket(self) -> bool:
+        return self._parts.scheme in ("ws", "wss")
+
+    @property
+    def websocket_path(self) -> str:
+        return unquote(self._parts.path) or "/mqtt"
+
+    @property
+    def port(self) -> int:
+        defaults = {"mqtt": 1883, "mqtts": 8883, "ws": 8083, "wss": 8084}
+        return self._parts.port or defaults[self._parts.scheme]
+
+    def password_text(self) -> str | None:
+        """The password, read from its file."""
+        if self.password_file is None:
+            return None
+        return Path(self.password_file).read_text().strip()
+
+
+class Config(Struct, forbid_unknown_fields=True):
+    """The whole file."""
+
+    id: str = field(default_factory=lambda: re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()))
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    listener: ListenerConfig = field(default_factory=ListenerConfig)
+    outbox: OutboxConfig = field(default_factory=OutboxConfig)
+    upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    route: list[Route] = field(default_factory=lambda: [Route()])
+
+
+def load(path: Path) -> Config:
+    """Read and check a config. Raises ConfigError, whose text is one line."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), "", f"not TOML: {error}") from error
+    try:
+        config = msgspec.convert(raw, Config)
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at ")
+        key = where.strip("`").removeprefix("$").removeprefix(".")
+        unknown = re.search(r"unknown field `(.+)`", text)
+        if unknown:
+            key = f"{key}.{unknown[1]}".removeprefix(".")
+            raise ConfigError(str(path), key, "no such setting; see docs/config.md") from error
+        value = _value_at(raw, key)
+        raise ConfigError(str(path), key, f"{text[0].lower()}{text[1:]} ({value!r})") from error
+    _check(config, str(path))
+    config.outbox.path = str(path.parent / config.outbox.path)
+    if not config.upstream.client_id:
+        config.upstream.client_id = f"tidegate-{config.id}"
+    return config
+
+
+def _value_at(raw: Any, key: str) -> Any:
+    for part in re.findall(r"[^.\[\]]+", key):
+        try:
+            raw = raw[int(part)] if isinstance(raw, list) else raw[part]
+        except (KeyError, IndexError, ValueError):
+            return None
+    return raw
+
+
+def _check(config: Config, file: str) -> None:
+    """What types cannot say."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", config.id):
+        raise ConfigError(file, "id", f"{config.id!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
+    listener, outbox, upstream = config.listener, config.outbox, config.upstream
+    try:
+        host, port = listener.address()
+        right = bool(host) and 0 <= port <= 65535
+    except ValueError:
+        right = False
+    if not right:
+        raise ConfigError(file, "listener.listen",
+                          f"{listener.listen!r}: write host:port, such as 0.0.0.0:1883")
+    try:
+        small = outbox.max_bytes() < 65_536
+    except ValueError as error:
+        raise ConfigError(file, "outbox.max_size",
+                          f"{error}: write a size, such as 500 MiB") from error
+    if small:
+        raise ConfigError(file, "outbox.max_size", f"{outbox.max_size!r}: at least 64 KiB")
+    for key, value, least in (
+            ("listener.max_connections", listener.max_connections, 1),
+            ("listener.max_packet_bytes", listener.max_packet_bytes, 128),
+            ("listener.max_unacked_bytes", listener.max_unacked_bytes, 1024),
+            ("listener.max_messages_per_s", listener.max_messages_per_s, 0),
+            ("listener.connect_timeout_s", listener.connect_timeout_s, 0.1),
+            ("outbox.commit_ms", outbox.commit_ms, 0),
+            ("upstream.inflight", upstream.inflight, 1),
+            ("upstream.keepalive_s", upstream.keepalive_s, 5),
+            ("upstream.ack_timeout_s", upstream.ack_timeout_s, 1)):
+        if value < least:
+            raise ConfigError(file, key, f"{value}: at least {least}")
+    try:
+        good = urlsplit(upstream.url).scheme in ("mqtt", "mqtts", "ws", "wss") \
+            and bool(upstream.host) and upstream.host != "None" and upstream.port > 0
+    except (ValueError, KeyError):
+        good = False
+    if not good:
+        raise ConfigError(file, "upstream.url",
+                          f"{upstream.url!r}: write mqtt://host:1883, mqtts://, ws:// or wss://")
+    for key in ("password_file", "ca_file", "cert_file", "key_file"):
+        named = getattr(upstream, key)
+        if named is not None and not Path(named).is_file():
+            raise ConfigError(file, f"upstream.{key}", f"{named}: no such file")
+    if upstream.inflight > 20_000:
+        raise ConfigError(file, "upstream.inflight", f"{upstream.inflight}: at most 20000")
+    for index, route in enumerate(config.route):
+        problem = route.problem()
+        if problem:
+            key, _, text = problem.partition(": ")
+            raise ConfigError(file, f"route[{index}].{key}", text)

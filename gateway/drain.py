@@ -1,0 +1,209 @@
+"""From the outbox to the upstream: what is on disk is sent, and deleted on its acknowledgement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from gateway import wire
+from gateway.commit import Committer
+from gateway.flight import Flight, Limits
+from gateway.outbox import Entry, Outbox
+from gateway.queue import Queue
+from gateway.routes import BACKLOG, Route
+from gateway.upstream import Upstream
+
+log = logging.getLogger("tidegate.drain")
+
+CHUNK = 1000  # rows of the backlog read at once
+SEND_BYTES = 131_072
+ROOM_SHARE = 0.02  # of the cap, freed at once where a route drops its oldest
+
+
+class Drain:
+    """The upstream's listener (see upstream.Listener) and the only user of Flight."""
+
+    def __init__(self, flight: Flight, queue: Queue, committer: Committer, outbox: Outbox,
+                 routes: list[Route], ack_timeout_s: float) -> None:
+        self.flight, self.queue = flight, queue
+        self.upstream: Upstream | None = None
+        self.delivered = 0
+        self.on_connected: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None
+        self._committer, self._outbox = committer, outbox
+        self._keep_s = {route.filter: route.keep_s for route in routes if route.keep_s > 0}
+        self._ack_timeout_s = ack_timeout_s
+        self._loaded_key = 0
+        self._loading = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._progress_s = 0.0
+
+    # --- entries
+
+    def committed(self, entries: list[Entry]) -> None:
+        """These entries are on disk."""
+        self.flight.add([entry for entry in entries if entry.lane < BACKLOG])
+        self.upstream_writable()
+
+    def remove(self, entries: list[Entry], reason: str = "") -> None:
+        """Delete entries that are done (no reason) or dropped, with the next commit."""
+        batch = self._committer.batch
+        batch.done += entries
+        if reason:
+            self.queue.dropped[reason] += len(entries)
+        else:
+            self.delivered += len(entries)
+        self._committer.after(partial(self._removed, entries))
+
+    def _removed(self, entries: list[Entry]) -> None:
+        self.queue.finished(entries)
+        self.on_room()
+
+    def supersede(self, old: Entry) -> None:
+        """A newer value of the same topic came before this one was sent (`latest-only`)."""
+        if old.lane == BACKLOG:
+            self._committer.batch.drop.append(old.key)
+            self.queue.dropped_rows([(old.key, old.source, old.size())], "superseded")
+            return
+        try:
+            self.flight.lanes[old.lane].remove(old)
+        except ValueError:
+            pass  # not committed yet; flight skips what is marked
+        old.sent = True
+        self.remove([old], "superseded")
+
+    def make_room(self, route: Route) -> None:
+        """Drop the oldest of a route's backlog, some at a time."""
+        self._spawn("room", self._make_room(route))
+
+    async def _make_room(self, route: Route) -> None:
+        need = int(self.queue.used_bytes - self.queue.max_bytes * (1 - ROOM_SHARE))
+        if need <= 0:
+            return
+        after = self._loaded_key
+        rows = await self._committer.read(lambda: self._outbox.oldest(after, route.filter, need))
+        rows = [row for row in rows if row[0] > self._loaded_key]
+        if rows:
+            self._committer.batch.drop += [key for key, _, _ in rows]
+            self.queue.dropped_rows(rows, "drop-oldest")
+            self._committer.wake()
+            log.warning("outbox full, oldest dropped route=%r messages=%d", route.filter,
+                        len(rows))
+
+    # --- what the link tells
+
+    def upstream_connected(self, session_present: bool, limits: Limits) -> None:
+        orphans = self.flight.start(session_present, limits)
+        if orphans:
+            self.remove(orphans)
+        self._progress_s = time.monotonic()
+        self.on_connected()
+        self.upstream_writable()
+
+    def upstream_lost(self) -> None:
+        self.flight.stop()
+
+    def upstream_acks(self, acks: list[wire.Ack]) -> None:
+        progress = self.flight.acks(acks)
+        self._progress_s = time.monotonic()
+        if progress.reply:
+            self._write([bytes(progress.reply)])
+        if progress.done:
+            self.remove(progress.done)
+        if progress.release:
+            self._committer.batch.release += progress.release
+            self._committer.after(partial(self._released, progress.release))
+        for entry, reason in progress.refused:
+            log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,
+                      reason)
+            self._set_aside(entry)
+
+    def _released(self, entries: list[Entry]) -> None:
+        parts = self.flight.released(entries)
+        if parts:
+            self._write(parts)
+
+    def _set_aside(self, entry: Entry) -> None:
+        self._committer.batch.moved.append(self.queue.set_aside(entry))
+        self._committer.wake()
+
+    def _write(self, parts: list[bytes]) -> None:
+        if self.upstream is not None:
+            self.upstream.write(parts)
+
+    def upstream_message(self, topic: str, payload: bytes, retain: bool) -> None:
+        """We subscribe to nothing upstream; what comes all the same is not ours."""
+        log.debug("upstream sent a message topic=%s", topic)
+
+    def upstream_writable(self) -> None:
+        """Send while the link takes it."""
+        upstream = self.upstream
+        if upstream is None:
+            return
+        while upstream.writable():
+            parts, ended = self.flight.send(SEND_BYTES, time.monotonic())
+            if not parts:
+                break
+            upstream.write(parts)
+            if ended:
+                self.remove(ended)
+        if self.flight.connected and self.queue.unloaded and not self._loading \
+                and len(self.flight.lanes[BACKLOG]) < CHUNK // 2:
+            self._loading = True
+            self._spawn("load", self._load())
+
+    # --- the backlog
+
+    async def _load(self) -> None:
+        mids = self.flight.take_mids(CHUNK)
+        try:
+            after, limit = self._loaded_key, len(mids)
+            entries = await self._committer.read(lambda: self._outbox.load(after, limit, mids))
+            if entries:
+                self._loaded_key = entries[-1].key
+            self.queue.loaded(entries, limit)
+            if self._keep_s:
+                entries = self._expire(entries)
+            self.flight.add(entries)
+        finally:
+            self.flight.free_mids(mids)  # those that load did not use
+            self._loading = False
+        if entries:
+            self.upstream_writable()
+
+    def _expire(self, entries: list[Entry]) -> list[Entry]:
+        now_s = self._outbox.clock_s()
+        old = [e for e in entries
+               if 0 < self._keep_s.get(e.route, 0) < now_s - e.age_s]
+        if not old:
+            return entries
+        self.remove(old, "expired")
+        gone = {entry.key for entry in old}
+        return [entry for entry in entries if entry.key not in gone]
+
+    async def watch(self) -> None:
+        """Look after acknowledgements that do not come, for ever."""
+        while True:
+            await asyncio.sleep(1.0)
+            now_s = time.monotonic()
+            if not self.flight.connected or self.upstream is None:
+                continue
+            late = self.flight.overdue(now_s, self._ack_timeout_s)
+            if late is None:
+                continue
+            if now_s - self._progress_s < self._ack_timeout_s / 2 and self.flight.give_up(late):
+                log.error("never acknowledged, set aside topic=%s", late.topic)
+                self._set_aside(late)
+                continue
+            self.upstream.drop(f"no acknowledgement for {self._ack_timeout_s:.0f} s")
+
+    def _spawn(self, name: str, job: object) -> None:
+        if any(task.get_name() == name for task in self._tasks):
+            job.close()  # type: ignore[attr-defined]
+            return
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(job, name=name)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

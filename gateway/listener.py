@@ -1,0 +1,182 @@
+"""Sockets towards the devices: one pass for each wake-up, limits, back-pressure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from typing import Protocol, cast
+
+from gateway import wire
+from gateway.config import ListenerConfig
+from gateway.errors import ProtocolError
+from gateway.inbound import LEFT, Inbound
+from gateway.local import Session
+
+log = logging.getLogger("tidegate.listener")
+
+SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
+SWEEP_S = 0.5
+
+
+class House(Protocol):
+    """What the listener hands on to; see clients.py."""
+
+    def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None: ...
+    def closed(self, conn: Connection, clean: bool) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One socket. `session` is None until its CONNECT was accepted."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self.session: Session | None = None
+        self.will: wire.Publish | None = None
+        self.peer = "?"
+        self.held: list[wire.Publish] = []  # came, but the outbox had no room for them
+        self.unacked_bytes = 0
+        self.acked_s = 0.0
+        self.allowed = 0.0  # messages it may send now, where the rate is limited
+        self._allowed_s = time.monotonic()
+        self._transport: asyncio.Transport | None = None
+        self._paused = False
+        config = listener.config
+        self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=SLOW_READER_BYTES)
+        peer = transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+        if not self._listener.admit(self):
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        now_s = time.monotonic()
+        try:
+            packets = self.core.feed(bytes(data), now_s)
+            if packets:
+                self._listener.house.received(self, packets, now_s)
+        except ProtocolError as error:
+            self.fail(error)
+            return
+        if self.core.out:
+            self.write(bytes(self.core.out))
+            self.core.out.clear()
+        if self.core.state == LEFT:
+            self.close()
+
+    def pause_writing(self) -> None:
+        self.fail(ProtocolError("slow reader", f"more than {SLOW_READER_BYTES} bytes behind"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._listener.gone(self)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; nothing happens on a connection that is gone."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close after what was written is out."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def fail(self, error: ProtocolError) -> None:
+        """Close for what the peer did; said in the log with a reason, and counted."""
+        self._listener.refused[error.reason] += 1
+        client = self.session.client_id if self.session else "-"
+        log.warning("connection closed peer=%s client=%s reason=%r", self.peer, client, str(error))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def hold(self, wait: bool) -> None:
+        """Stop reading (the device's TCP window then holds it back), or go on."""
+        if self._transport is None or wait == self._paused:
+            return
+        self._paused = wait
+        if wait:
+            self._transport.pause_reading()
+        else:
+            self.core.patience(time.monotonic())
+            self._transport.resume_reading()
+
+    def over_rate(self, messages: int, now_s: float) -> bool:
+        """Count messages against the connection's rate; True where it should be held back."""
+        rate = self._listener.config.max_messages_per_s
+        if rate <= 0:
+            return False
+        self.allowed = min(rate, self.allowed + (now_s - self._allowed_s) * rate) - messages
+        self._allowed_s = now_s
+        return self.allowed < 0
+
+    def sweep(self, now_s: float) -> None:
+        """Look after deadlines, a few times a second."""
+        if self._paused:
+            self.core.patience(now_s)
+            if not self.held and self.unacked_bytes <= self._listener.config.max_unacked_bytes \
+                    and not self.over_rate(0, now_s):
+                self.hold(False)
+            return
+        why = self.core.overdue(now_s)
+        if why:
+            self.fail(ProtocolError(why))
+
+
+class Listener:
+    """The server socket and its connections."""
+
+    def __init__(self, config: ListenerConfig, house: House) -> None:
+        self.config, self.house = config, house
+        self.connections: set[Connection] = set()
+        self.refused: Counter[str] = Counter()
+        self._server: asyncio.Server | None = None
+
+    async def open(self) -> int:
+        """Listen; return the port."""
+        host, port = self.config.address()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), host, port,
+                                                backlog=1024, reuse_address=True)
+        bound = int(self._server.sockets[0].getsockname()[1])
+        log.info("listening address=%s:%d", host, bound)
+        return bound
+
+    def admit(self, conn: Connection) -> bool:
+        """Take a new connection, unless there are too many."""
+        if len(self.connections) >= self.config.max_connections:
+            self.refused["too many connections"] += 1
+            log.warning("connection refused peer=%s reason='too many connections' limit=%d",
+                        conn.peer, self.config.max_connections)
+            return False
+        self.connections.add(conn)
+        return True
+
+    def gone(self, conn: Connection) -> None:
+        """A connection has ended."""
+        if conn in self.connections:
+            self.connections.remove(conn)
+            self.house.closed(conn, clean=conn.core.state == LEFT)
+
+    async def run(self) -> None:
+        """Sweep for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now_s = time.monotonic()
+            for conn in list(self.connections):
+                conn.sweep(now_s)
+
+    def stop_listening(self) -> None:
+        """Accept nobody new; stop reading from those who are there."""
+        if self._server is not None:
+            self._server.close()
+        for conn in list(self.connections):
+            conn.hold(True)
+
+    def close(self) -> None:
+        """Close every connection without firing a will: it is us who leave."""
+        for conn in list(self.connections):
+            conn.close()

@@ -1,0 +1,134 @@
+"""What is in the outbox and what may come in: lanes, packet identifiers, caps. No I/O.
+
+A message goes to its route's lane (urgent or live) and stays in memory until it is delivered, as
+long as there are at most LIVE_MOST of those. Beyond that, and while its source still has rows in
+the backlog, it goes to the backlog lane: on disk only, read back in order. So memory is bounded,
+each source's order holds, and a source without a backlog is not behind the others'.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+from gateway.outbox import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry, Start
+from gateway.routes import BACKLOG, REFUSED, URGENT, Target
+
+LIVE_MOST = 4096
+LIVE_MOST_BYTES = 8 * 2**20
+_ID_MASK = (1 << LANE_SHIFT) - 1
+
+
+class Mids(Protocol):
+    """Where packet identifiers come from; see flight.py."""
+
+    def take_mids(self, count: int) -> list[int]: ...
+    def free_mids(self, mids: list[int]) -> None: ...
+
+
+class Queue:
+    """Accounts of the outbox. The disk follows them, one commit behind."""
+
+    def __init__(self, start: Start, max_bytes: int, mids: Mids) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = start.used_bytes
+        self.depth = start.depth
+        self.refused = sum(e.lane == REFUSED for e in start.entries)
+        self.dropped: Counter[str] = Counter()  # by reason
+        self.backlog = Counter(start.backlog)  # rows by source, in the backlog lane
+        loaded = sum(e.lane == BACKLOG for e in start.entries)
+        self.unloaded = sum(self.backlog.values()) - loaded
+        self._mids = mids
+        self._next_id = start.next_id
+        self._live = sum(e.lane < BACKLOG for e in start.entries)
+        self._live_bytes = 0
+        self._latest: dict[str, Entry] = {}  # topic → newest unsent entry, where a route wants it
+        self._room: list[int] = []
+
+    def full(self, size: int) -> bool:
+        """Whether `size` more bytes would be over the cap."""
+        return self.used_bytes + size > self.max_bytes
+
+    def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
+            age_s: int) -> tuple[Entry, Entry | None] | None:
+        """Make the entry for a message.
+
+        qos: the sender's. Returns the entry and one that it replaces (`latest-only`), or None
+        where the outbox is full and the route's policy is to take no more.
+        """
+        route = target.route
+        size = len(payload) + len(target.topic) + ROW_OVERHEAD_BYTES
+        old = None
+        if route.full == "latest-only":
+            old = self._latest.pop(target.topic, None)
+            if old is not None and old.sent:
+                old = None
+        if self.used_bytes + size > self.max_bytes and old is None and route.full != "drop-oldest":
+            return None
+        lane, qos = target.lane, max(qos, target.min_qos)
+        if lane == URGENT:
+            source += "!"
+        if route.retain != "as-is":
+            retain = route.retain == "always"
+        mid = 0
+        if self._live >= LIVE_MOST or self._live_bytes > LIVE_MOST_BYTES \
+                or self.backlog.get(source, 0):
+            lane = BACKLOG
+            self.backlog[source] += 1
+            self.unloaded += 1
+        else:
+            self._live += 1
+            self._live_bytes += size
+            if qos:
+                if not self._room:
+                    self._room = self._mids.take_mids(256)[::-1]
+                mid = self._room.pop()
+        entry = Entry(lane << LANE_SHIFT | self._next_id, mid, qos, retain, False, age_s,
+                      route.filter, source, target.topic, payload)
+        self._next_id += 1
+        self.used_bytes += size
+        self.depth += 1
+        if route.full == "latest-only":
+            self._latest[target.topic] = entry
+        return entry, old
+
+    def loaded(self, entries: list[Entry], asked: int) -> None:
+        """Rows of the backlog came into memory."""
+        self.unloaded -= len(entries)
+        if len(entries) < asked and self.unloaded < 0:
+            self.unloaded = 0
+
+    def finished(self, entries: list[Entry]) -> None:
+        """The rows of these entries are deleted, and that is on disk."""
+        self._mids.free_mids([entry.mid for entry in entries if entry.mid])
+        for entry in entries:
+            self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
+            if self._latest and self._latest.get(entry.topic) is entry:
+                del self._latest[entry.topic]
+
+    def dropped_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
+        """Backlog rows (key, source, bytes) that were never loaded are gone by policy."""
+        self.dropped[reason] += len(rows)
+        self.unloaded -= len(rows)
+        for _, source, size in rows:
+            self._leave(BACKLOG, source, size)
+
+    def set_aside(self, entry: Entry) -> tuple[int, int]:
+        """The upstream refuses an entry: move it out of the way; return (old key, new key)."""
+        self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
+        self.used_bytes += entry.size()
+        self.depth += 1
+        self.refused += 1
+        old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
+        return old, entry.key
+
+    def _leave(self, lane: int, source: str, size: int) -> None:
+        self.used_bytes -= size
+        self.depth -= 1
+        if lane == BACKLOG:
+            self.backlog[source] -= 1
+            if self.backlog[source] <= 0:
+                del self.backlog[source]
+        elif lane != REFUSED:
+            self._live -= 1
+            self._live_bytes -= size

@@ -1,0 +1,332 @@
+"""MQTT packets, many at a time: bytes to packets, packets to bytes. No I/O.
+
+`decode` takes whatever one read brought and returns all whole packets in it; the caller keeps the
+rest. The encoders return bytes that the caller joins into one write. Sources: OASIS MQTT 3.1.1
+(sections named at each function) and MQTT 5.0 where `v5` is said.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from msgspec import Struct
+
+from gateway.errors import ProtocolError
+
+CONNECT, CONNACK, PUBLISH, PUBACK, PUBREC, PUBREL, PUBCOMP = range(1, 8)
+SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT = range(8, 15)
+
+# Flags each packet type must carry in its first byte (3.1.1 table 2.2); PUBLISH's vary.
+_FLAGS = dict.fromkeys(range(1, 15), 0) | {PUBREL: 2, SUBSCRIBE: 2, UNSUBSCRIBE: 2}
+_MAX_REMAINING = 268_435_455  # section 2.2.3
+_TOPICS_CACHED = 4096
+
+PINGRESP_BYTES = b"\xd0\x00"
+_head_ack = struct.Struct(">BBH").pack
+_u16 = struct.Struct(">H")
+
+
+class Publish(Struct, gc=False):
+    """A PUBLISH packet (section 3.3)."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    dup: bool
+    mid: int  # packet identifier; 0 at QoS 0
+
+
+class Ack(Struct, gc=False):
+    """PUBACK, PUBREC, PUBREL or PUBCOMP (sections 3.4 to 3.7)."""
+
+    kind: int
+    mid: int
+    reason: int = 0  # MQTT 5 reason code; below 0x80 is success
+
+
+class Connect(Struct):
+    """A CONNECT packet (section 3.1)."""
+
+    client_id: str
+    clean: bool
+    keepalive_s: int
+    will: Publish | None
+    username: str | None
+    password: bytes | None
+    level: int
+
+
+class Subscribe(Struct):
+    """SUBSCRIBE (3.8) or, with qos -1 throughout, UNSUBSCRIBE (3.10)."""
+
+    mid: int
+    filters: list[tuple[str, int]]
+
+
+class Simple(Struct, gc=False):
+    """PINGREQ, PINGRESP or DISCONNECT."""
+
+    kind: int
+
+
+class Raw(Struct, gc=False):
+    """Any other packet, whole, for somebody else to read."""
+
+    kind: int
+    data: bytes
+
+
+Packet = Publish | Ack | Connect | Subscribe | Simple | Raw
+
+_topics: dict[bytes, str] = {}
+
+
+def check_topic(raw: bytes) -> str:
+    """Return the topic name in raw; raise where it is empty or has a wildcard (4.7.1, 4.7.3)."""
+    topic = _text(raw)
+    if not topic or "+" in topic or "#" in topic:
+        raise ProtocolError("bad topic", repr(topic[:80]))
+    if len(_topics) >= _TOPICS_CACHED:
+        _topics.clear()
+    _topics[raw] = topic
+    return topic
+
+
+def check_filter(raw: bytes) -> str:
+    """Return the topic filter in raw; raise where its wildcards stand wrong (section 4.7.1)."""
+    topic_filter = _text(raw)
+    levels = topic_filter.split("/")
+    if not topic_filter:
+        raise ProtocolError("bad filter", "empty")
+    for i, level in enumerate(levels):
+        whole = level in ("+", "#")
+        if ("+" in level or "#" in level) and not whole:
+            raise ProtocolError("bad filter", repr(topic_filter[:80]))
+        if level == "#" and i != len(levels) - 1:
+            raise ProtocolError("bad filter", repr(topic_filter[:80]))
+    return topic_filter
+
+
+def _text(raw: bytes) -> str:
+    """UTF-8 without NUL (section 1.5.3)."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise ProtocolError("malformed", "text that is not UTF-8") from error
+    if "\0" in text:
+        raise ProtocolError("malformed", "text with a NUL")
+    return text
+
+
+def decode(data: bytes, max_bytes: int = _MAX_REMAINING, *, v5: bool = False,
+           client: bool = False) -> tuple[list[Packet], int]:
+    """Decode the whole packets at the start of data.
+
+    max_bytes: largest packet taken, header included. client: we are the client, so CONNACK and
+    the like come back as `Raw`. Returns the packets and the number of bytes they took.
+    Raises ProtocolError with the packets before the fault lost to the caller's use of them: a
+    malformed packet ends the connection (section 4.8).
+    """
+    out: list[Packet] = []
+    pos, size = 0, len(data)
+    while size - pos >= 2:
+        head = data[pos]
+        length = data[pos + 1]
+        body = pos + 2
+        if length & 0x80:  # section 2.2.3
+            length &= 0x7F
+            shift = 7
+            while True:
+                if shift > 21:
+                    raise ProtocolError("malformed", "remaining length")
+                if body >= size:
+                    return out, pos
+                byte = data[body]
+                body += 1
+                length |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+        end = body + length
+        if end - pos > max_bytes:
+            raise ProtocolError("oversized", f"a packet of {end - pos} bytes, limit {max_bytes}")
+        if end > size:
+            break
+        kind = head >> 4
+        if kind == PUBLISH:
+            qos = (head >> 1) & 3
+            if length < 2 or qos == 3:
+                raise ProtocolError("malformed", "PUBLISH")
+            cut = body + 2 + (data[body] << 8 | data[body + 1])
+            raw = data[body + 2:cut]
+            mid = 0
+            if qos:
+                mid = _mid(data, cut, end)
+                cut += 2
+            if v5:
+                cut = _skip_properties(data, cut, end)
+            if cut > end:
+                raise ProtocolError("malformed", "PUBLISH")
+            topic = _topics.get(raw) or check_topic(raw)
+            out.append(Publish(topic, data[cut:end], qos, head & 1 == 1, head & 8 == 8, mid))
+        elif PUBACK <= kind <= PUBCOMP:
+            if head & 15 != _FLAGS[kind] or length < 2 or (length > 2 and not v5):
+                raise ProtocolError("malformed", "acknowledgement")
+            out.append(Ack(kind, _mid(data, body, end), data[body + 2] if length > 2 else 0))
+        else:
+            out.append(_rare(kind, head, data[pos:end], body - pos, client=client))
+        pos = end
+    return out, pos
+
+
+def _mid(data: bytes, at: int, end: int) -> int:
+    if at + 2 > end:
+        raise ProtocolError("malformed", "no packet identifier")
+    mid = data[at] << 8 | data[at + 1]
+    if mid == 0:  # section 2.3.1
+        raise ProtocolError("malformed", "packet identifier 0")
+    return mid
+
+
+def _skip_properties(data: bytes, at: int, end: int) -> int:
+    """Index behind the MQTT 5 properties that start at `at` (5.0 section 2.2.2)."""
+    length = shift = 0
+    while at < end and shift <= 21:
+        byte = data[at]
+        at += 1
+        length |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return at + length
+    raise ProtocolError("malformed", "properties")
+
+
+def _rare(kind: int, head: int, packet: bytes, body: int, *, client: bool) -> Packet:
+    """The packets that come once a connection or once a minute."""
+    if client:
+        return Raw(kind, packet)
+    if kind not in _FLAGS or head & 15 != _FLAGS[kind]:
+        raise ProtocolError("malformed", f"packet type {kind} flags {head & 15}")
+    reader = _Reader(packet, body)
+    if kind == CONNECT:
+        return _connect(reader)
+    if kind in (SUBSCRIBE, UNSUBSCRIBE):
+        return _subscribe(reader, kind)
+    if kind in (PINGREQ, DISCONNECT):
+        if len(packet) != 2:
+            raise ProtocolError("malformed", "PINGREQ or DISCONNECT with a body")
+        return Simple(kind)
+    raise ProtocolError("unexpected", f"packet type {kind} from a client")
+
+
+class _Reader:
+    """Reads the fields of one packet in order."""
+
+    def __init__(self, data: bytes, pos: int) -> None:
+        self.data, self.pos = data, pos
+
+    def take(self, count: int) -> bytes:
+        part = self.data[self.pos:self.pos + count]
+        if len(part) != count:
+            raise ProtocolError("malformed", "packet too short")
+        self.pos += count
+        return part
+
+    def u16(self) -> int:
+        return int.from_bytes(self.take(2), "big")
+
+    def binary(self) -> bytes:
+        return self.take(self.u16())
+
+    def text(self) -> str:
+        return _text(self.binary())
+
+    def done(self) -> bool:
+        return self.pos == len(self.data)
+
+
+def _connect(reader: _Reader) -> Connect:
+    """Section 3.1. Level 3 is MQTT 3.1 (`MQIsdp`), which old clients still send."""
+    name, level = reader.text(), reader.take(1)[0]
+    if (name, level) not in (("MQTT", 4), ("MQIsdp", 3)):
+        if name in ("MQTT", "MQIsdp"):
+            raise ProtocolError("protocol level", f"{level}; this gateway speaks MQTT 3.1.1")
+        raise ProtocolError("malformed", "not MQTT")
+    flags, keepalive_s = reader.take(1)[0], reader.u16()
+    client_id = reader.text()
+    will_qos = flags >> 3 & 3
+    if flags & 1 or will_qos == 3 or (not flags & 4 and flags & 0x38):
+        raise ProtocolError("malformed", "CONNECT flags")
+    if flags & 0x40 and not flags & 0x80:  # MQTT-3.1.2-22
+        raise ProtocolError("malformed", "password without username")
+    will = None
+    if flags & 4:
+        topic = check_topic(reader.binary())
+        will = Publish(topic, reader.binary(), will_qos, bool(flags & 0x20), False, 0)
+    username = reader.text() if flags & 0x80 else None
+    password = reader.binary() if flags & 0x40 else None
+    if not reader.done():
+        raise ProtocolError("malformed", "CONNECT with trailing bytes")
+    return Connect(client_id, bool(flags & 2), keepalive_s, will, username, password, level)
+
+
+def _subscribe(reader: _Reader, kind: int) -> Subscribe:
+    mid = reader.u16()
+    filters: list[tuple[str, int]] = []
+    while not reader.done():
+        topic_filter = check_filter(reader.binary())
+        qos = reader.take(1)[0] if kind == SUBSCRIBE else -1
+        if qos > 2:
+            raise ProtocolError("malformed", "requested QoS")
+        filters.append((topic_filter, qos))
+    if not filters or mid == 0:  # MQTT-3.8.3-3
+        raise ProtocolError("malformed", "SUBSCRIBE without a filter")
+    return Subscribe(mid, filters)
+
+
+def encode_length(length: int) -> bytes:
+    """Remaining length (section 2.2.3)."""
+    if length < 128:
+        return bytes((length,))
+    out = bytearray()
+    while True:
+        length, byte = length >> 7, length & 0x7F
+        out.append(byte | 0x80 if length else byte)
+        if not length:
+            return bytes(out)
+
+
+def encode_text(text: str) -> bytes:
+    """Length-prefixed UTF-8 (section 1.5.3)."""
+    raw = text.encode()
+    return _u16.pack(len(raw)) + raw
+
+
+def encode_publish(topic: bytes, payload: bytes, qos: int, retain: bool, dup: bool, mid: int,
+                   *, v5: bool = False) -> bytes:
+    """PUBLISH (section 3.3). topic: as `encode_text` gives it, so that it can be kept."""
+    head = 0x30 | qos << 1 | retain | (8 if dup else 0)
+    extra = (_u16.pack(mid) if qos else b"") + (b"\0" if v5 else b"")
+    length = len(topic) + len(extra) + len(payload)
+    return b"".join((bytes((head,)), encode_length(length), topic, extra, payload))
+
+
+def encode_ack(kind: int, mid: int) -> bytes:
+    """PUBACK, PUBREC, PUBREL or PUBCOMP without a reason, alike in 3.1.1 and 5.0."""
+    return _head_ack(kind << 4 | (2 if kind == PUBREL else 0), 2, mid)
+
+
+def encode_connack(session_present: bool, code: int) -> bytes:
+    """CONNACK (section 3.2)."""
+    return bytes((0x20, 2, session_present and code == 0, code))
+
+
+def encode_suback(mid: int, granted: list[int]) -> bytes:
+    """SUBACK (section 3.9)."""
+    return b"\x90" + encode_length(2 + len(granted)) + _u16.pack(mid) + bytes(granted)
+
+
+def encode_unsuback(mid: int) -> bytes:
+    """UNSUBACK (section 3.11)."""
+    return b"\xb0\x02" + _u16.pack(mid)
