@@ -1,0 +1,5 @@
+"""Start the node."""
+
+from node import start
+
+start.main()

@@ -1,0 +1,248 @@
+"""The MQTT connection: the only file that imports umqtt.
+
+    DOWN --open()--> TCP --connected--> [TLS] CONNACK --accepted--> SUBACK --granted--> UP
+      ^                |                        |                        |               |
+      +------ any error, any deadline, close(): the socket is closed --------------------+
+
+Rules:
+- step() is called often and never waits; every state but DOWN has a deadline.
+- Whatever goes wrong, of whatever type (umqtt raises AssertionError, IndexError and TypeError as
+  well as OSError and MQTTException), is caught in step() and send(), and closes the socket: after
+  an error nothing that comes from it can be trusted, a late PUBACK least of all.
+- One packet that wants an answer at a time.
+- It asks for nothing by itself on reconnect but its one subscription.
+"""
+
+import socket
+
+import umqtt.simple as umqtt
+
+from node.wire import Broken, Pending, Wire
+
+try:
+    from micropython import const
+except ImportError:  # CPython
+
+    def const(value):
+        return value
+
+
+DOWN = const(0)
+_TCP = const(1)
+_CONNACK = const(2)
+_SUBACK = const(3)
+UP = const(4)
+
+CONNECT_MS = const(5000)  # for TCP, and for each of CONNACK (with TLS) and SUBACK
+TLS_MS = const(15000)  # for the TLS handshake with CONNACK: 1 s on a quiet ESP32
+PING_MS = const(5000)  # for PINGRESP
+PACKET_MS = const(5000)  # for the rest of a packet, and for the network to take what we send
+PUBACK_MS = const(10000)
+FORGET_AFTER = const(3)  # failed connects, then the address is looked up anew
+
+
+class Link:
+    """A connection to one broker, opened and closed many times.
+
+    client_id, will_topic, filter_, user, password: bytes. host: str.
+    now_ms: the uptime [ms]. keepalive_s: announced to the broker; we ping at half of it.
+    tls: None or an SSLContext. buf_bytes: the longest PUBLISH payload.
+    """
+
+    def __init__(self, now_ms, client_id, host, port, filter_, will_topic, user=None,
+                 password=None, keepalive_s=30, tls=None, buf_bytes=1024):  # fmt: skip
+        self._now_ms = now_ms
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._filter = filter_
+        self._address = None
+        self._keepalive_ms = keepalive_s * 1000
+        self.wire = Wire(buf_bytes + 96, 512)
+        umqtt.socket = self.wire  # the name under which every version of it finds the module
+        self._client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive_s)
+        self._client.set_last_will(will_topic, b"offline", retain=True, qos=1)
+        self._client.set_callback(self._note)
+        self._inbox = []
+        self.state = DOWN
+        self.why = ""  # the last error
+        self.failed = 0  # connects in a row that did not come UP
+        self.connects = 0
+        self._deadline = 0
+        self._heard = self._said = 0
+        self._ping = self._half = self._stuck = 0  # when it began, 0: it is not
+        self._pid = 0  # packet identifier that waits for its PUBACK, 0: none
+        self._puback_by = 0
+
+    def resolve(self):
+        """Look the broker's address up, once: this may block, so the answer is kept."""
+        if self._address is None:
+            self._address = socket.getaddrinfo(self._host, self._port)[0][-1]
+
+    def open(self):
+        """Begin to connect. Does not wait, except for the first look-up of a host name."""
+        self.close("")
+        try:
+            self.resolve()
+            self.wire.open(self._address)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._enter(_TCP, CONNECT_MS)
+
+    def close(self, why):
+        """Close at once, without DISCONNECT: the broker publishes the will."""
+        self.wire.close()
+        self.state = DOWN
+        self._ping = self._half = self._stuck = self._pid = 0
+        self._inbox.clear()
+        self.why = why or self.why
+
+    def disconnect(self):
+        """Say goodbye, so that the will is not published, and close."""
+        try:
+            if self.state == UP:
+                self.wire.write(b"\xe0\0")  # umqtt's disconnect() would close before it is sent
+                self.wire.flush()
+        except Exception:
+            pass
+        self.close("")
+
+    def send(self, topic, payload, retain=False, qos=0):
+        """Publish. Return False if the link is not UP or has something to send still.
+
+        At QoS 1, waiting() is true until its PUBACK has come or the link is closed.
+        """
+        if self.state != UP or not self.wire.idle() or (qos and self._pid):
+            return False
+        try:
+            self._room_for_pid()
+            try:
+                self._client.publish(topic, payload, retain, qos)
+            except Pending:
+                pass
+            if qos:
+                self._pid = self._client.pid
+                self._puback_by = self._now_ms() + PUBACK_MS
+            self._said = self._now_ms()
+            self.wire.flush()
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
+
+    def waiting(self):
+        """Return whether a PUBACK is still to come."""
+        return self._pid != 0
+
+    def messages(self):
+        """Return the next message that came as (topic, payload), or None."""
+        return self._inbox.pop(0) if self._inbox else None
+
+    def step(self):
+        """Go on as far as that is possible now. Errors of the network are caught here."""
+        if self.state == DOWN:
+            return
+        try:
+            self._step(self._now_ms())
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error):
+        if self.state != UP:
+            self.failed += 1
+            if self.failed % FORGET_AFTER == 0:
+                self._address = None
+        self.close("%s %s" % (type(error).__name__, error))
+
+    def _enter(self, state, within_ms):
+        self.state = state
+        self._deadline = self._now_ms() + within_ms
+
+    def _room_for_pid(self):
+        if self._client.pid >= 65535:
+            self._client.pid = 0
+
+    def _note(self, topic, payload):
+        if len(self._inbox) < 4:
+            self._inbox.append((topic, payload))
+
+    def _step(self, now):
+        if self.state == _TCP:
+            if self.wire.opened():
+                if self._tls:
+                    self.wire.secure(self._tls, self._host)
+                try:
+                    self._client.connect()
+                except Pending:
+                    pass
+                self._heard = self._said = now
+                self._enter(_CONNACK, TLS_MS if self._tls else CONNECT_MS)
+            elif now > self._deadline:
+                raise Broken("no TCP connection")
+            return
+        self.wire.flush()
+        if self.wire.idle():
+            self._stuck = 0
+        elif not self._stuck:
+            self._stuck = now
+        while True:
+            kind = self.wire.packet()
+            if kind is None:
+                break
+            self._heard = now
+            self._half = 0
+            self._packet(kind)
+        self._deadlines(now)
+
+    def _packet(self, kind):
+        body = self.wire.body()
+        high = kind & 0xF0
+        if self.state == _CONNACK:
+            if kind != 0x20 or len(body) != 2:
+                raise Broken("no CONNACK")
+            if body[1]:
+                raise Broken("refused, code %d" % body[1])
+            self._room_for_pid()
+            try:
+                self._client.subscribe(self._filter)
+            except Pending:
+                pass
+            self._enter(_SUBACK, CONNECT_MS)
+        elif high == 0x30:
+            self._client.check_msg()
+        elif kind == 0x90 and self.state == _SUBACK:
+            if len(body) != 3 or body[0] << 8 | body[1] != self._client.pid or body[2] & 0x80:
+                raise Broken("subscription refused")
+            self.failed = 0
+            self.connects += 1
+            self.state = UP
+        elif kind == 0x40 and len(body) == 2:
+            if body[0] << 8 | body[1] == self._pid:
+                self._pid = 0  # any other is late, of a packet we have given up
+        elif kind == 0xD0:
+            self._ping = 0
+        else:
+            raise Broken("packet of type %d" % (kind >> 4))
+
+    def _deadlines(self, now):
+        if self.state != UP and now > self._deadline:
+            raise Broken("no CONNACK" if self.state == _CONNACK else "no SUBACK")
+        if not self.wire.half():
+            self._half = 0
+        elif not self._half:
+            self._half = now
+        elif now - self._half > PACKET_MS:
+            raise Broken("half a packet")
+        if self._stuck and now - self._stuck > PACKET_MS and self.state == UP:
+            raise Broken("cannot send")
+        if self._pid and now > self._puback_by:
+            raise Broken("no PUBACK")
+        if self._ping:
+            if now - self._ping > PING_MS:
+                raise Broken("no PINGRESP")
+        elif self.state == UP and self.wire.idle():
+            quiet = self._keepalive_ms // 2
+            if quiet and (now - self._heard > quiet or now - self._said > quiet):
+                self._client.ping()
+                self._ping = self._said = now

@@ -1,0 +1,119 @@
+"""A record: what a sensor said at one moment, packed small and readable without the sensor.
+
+    <length of the rest: u8> <shape: u8> <uptime: 40 bits> <values as JSON text, 0x1f between>
+
+The names are most of a record's JSON and never change, so they are kept once, as a *shape*
+(sensor name and value names), and a record of 58 bytes of JSON takes 19. The table of shapes lies
+on flash beside the records, so they survive a changed sensor configuration. Shape 0 is the way
+out when the table is full: the text is then the JSON itself.
+"""
+
+import json
+from struct import pack_into, unpack_from
+
+try:
+    from micropython import const
+except ImportError:  # CPython
+
+    def const(value):
+        return value
+
+
+MAX_RECORD = const(248)  # bytes, with the length byte
+MAX_SHAPES = const(64)
+_HEAD = const(7)  # length, shape, uptime
+_RAW = const(0)
+
+
+def _text(value):
+    if value is True:
+        return "true"
+    if value is False:
+        return "false"
+    if value is None or value != value or value in (float("inf"), float("-inf")):
+        return "null"  # JSON has no NaN
+    if isinstance(value, (int, float)):
+        return str(value)
+    return json.dumps(value)
+
+
+class Shapes:
+    """The table of shapes; index 1 is the first."""
+
+    def __init__(self):
+        self._shapes = []
+        self.dirty = False
+
+    def index(self, name, keys):
+        """Return the index of (sensor name, value names); learn it if there is room, else 0."""
+        shape = (name,) + keys
+        try:
+            return self._shapes.index(shape) + 1
+        except ValueError:
+            pass
+        if len(self._shapes) >= MAX_SHAPES:
+            return _RAW
+        self._shapes.append(shape)
+        self.dirty = True
+        return len(self._shapes)
+
+    def get(self, index):
+        return self._shapes[index - 1]
+
+    def dump(self):
+        """Return the table as bytes, for flash."""
+        return json.dumps(self._shapes).encode()
+
+    def load(self, data):
+        """Take over what dump() gave. Raise ValueError if it is not that."""
+        table = json.loads(data)
+        self._shapes = [tuple(shape) for shape in table]
+        self.dirty = False
+
+    def clear(self):
+        self._shapes = []
+        self.dirty = False
+
+
+def encode(shapes, uptime_ms, name, keys, values):
+    """Return one record as bytes. Raise ValueError if it is longer than MAX_RECORD."""
+    index = shapes.index(name, keys)
+    if index == _RAW:
+        pairs = []
+        for i, key in enumerate(keys):
+            pairs.append(json.dumps(key) + ":" + _text(values[i]))
+        text = json.dumps(name) + ",{" + ",".join(pairs) + "}"
+    else:
+        text = "\x1f".join([_text(value) for value in values])
+    body = text.encode()
+    size = _HEAD + len(body)
+    if size > MAX_RECORD:
+        raise ValueError("record of %d bytes, at most %d fit" % (size, MAX_RECORD))
+    record = bytearray(size)
+    high, low = (uptime_ms >> 32) & 0xFF, uptime_ms & 0xFFFFFFFF
+    pack_into("<BBBI", record, 0, size - 1, index, high, low)
+    record[_HEAD:] = body
+    return record
+
+
+def render(shapes, mv, pos):
+    """Return the record at mv[pos] as its JSON fragment (bytes). Raise LookupError or ValueError
+    if its shape is unknown."""
+    size, index, high, low = unpack_from("<BBBI", mv, pos)
+    body = bytes(mv[pos + _HEAD : pos + 1 + size])
+    uptime = b"[%d," % ((high << 32) | low)
+    if index == _RAW:
+        return uptime + body + b"]"
+    shape = shapes.get(index)
+    values = body.split(b"\x1f")
+    if len(values) != len(shape) - 1:
+        raise ValueError("record does not fit its shape")
+    parts = [uptime, json.dumps(shape[0]).encode(), b",{"]
+    for i, value in enumerate(values):
+        if i:
+            parts.append(b",")
+        parts.append(json.dumps(shape[i + 1]).encode())
+        parts.append(b":")
+        parts.append(value)
+    parts.append(b"}]")
+    return b"".join(parts)

@@ -1,0 +1,113 @@
+"""After a power cut: make what the ring left on flash whole again.
+
+Imported only when there is something, so it costs no heap on most boots.
+"""
+
+from struct import unpack_from
+
+from node.ring import BLOCK, BOOT_BYTES, FORMAT, SLOT_HEAD, SLOTS
+
+
+def recover(ring, slots):
+    """Read the tables, and turn the slots of earlier boots into segments.
+
+    slots: the names of the slot files that are there.
+    """
+    store = ring.store
+    data = bytearray(BLOCK)  # freed at the end
+    try:
+        size = store.read("shapes", 0, data)
+        ring.shapes.load(bytes(data[:size]))
+    except (OSError, ValueError, TypeError):
+        ring.corrupt += 1
+    try:
+        size = store.read("boots", 0, data)
+        if size and data[0] == FORMAT:
+            for pos in range(1, size - BOOT_BYTES + 1, BOOT_BYTES):
+                life, boot, t0_ms, dropped = unpack_from("<4sIqI", data, pos)
+                ring._boots[(life, boot)] = [t0_ms, dropped]
+    except OSError:
+        ring.errors += 1
+    boots = {}  # (life, boot): [[first, name], ...]
+    for name in slots:
+        try:
+            size = store.read(name, 0, data)
+            form, life, boot, first, back, count = unpack_from("<B4sIIHB", data, 0)
+            if size < SLOT_HEAD or form != FORMAT:
+                raise ValueError(name)
+        except (OSError, ValueError):
+            ring.corrupt += 1
+            _remove(ring, name)
+            continue
+        boots.setdefault((life, boot), []).append((first, back, name))
+    ends = _segment_ends(ring)
+    for key in sorted(boots):
+        found = sorted(boots[key])
+        low = max(found[-1][0] - found[-1][1], ends.get(key, 1))
+        try:
+            _gather(ring, key, found, low, data)
+        except OSError:
+            ring.errors += 1
+            for _first, _back, name in found:  # keep them for the next boot to try
+                if int(name[1:]) < SLOTS:
+                    ring._slot_last[int(name[1:])] = 0x3FFFFFFF
+            continue
+        ends[key] = max(ends.get(key, 1), _end(found, store, data))
+        for _first, _back, name in found:  # the newest last: it knows the lowest seq
+            _remove(ring, name)
+    own = (ring.life, ring.boot)
+    if own in ends:  # the boot counter did not move: go on counting, a seq is never used twice
+        ring._low = ring._safe_seq = ring._next = ends[own]
+
+
+def _remove(ring, name):
+    try:
+        ring.store.remove(name)
+    except OSError:
+        ring.errors += 1
+
+
+def _segment_ends(ring):
+    """Return {(life, boot): one above the highest seq that lies in a segment}."""
+    ends = {}
+    for number in range(ring._first_seg, ring._end_seg):
+        try:
+            seen = ring._read_head("s%d" % number)
+        except OSError:
+            seen = None
+        if seen:
+            key = (seen[0], seen[1])
+            ends[key] = max(ends.get(key, 1), seen[2] + seen[3])
+    return ends
+
+
+def _end(found, store, data):
+    first, _back, name = found[-1]
+    store.read(name, 0, data)
+    return first + data[SLOT_HEAD - 1]
+
+
+def _gather(ring, key, found, low, data):
+    """Write the records of one boot's slots from seq low on, in order, as segments."""
+    buf, used, start, seq = ring._buf, 0, 0, 0
+    limit = min(len(buf), BLOCK - 64)
+    for first, _back, name in found:
+        size = ring.store.read(name, 0, data)
+        pos = SLOT_HEAD
+        for number in range(first, first + data[SLOT_HEAD - 1]):
+            step = data[pos] + 1
+            if pos + step > size:
+                ring.corrupt += 1
+                break
+            if number >= low and number >= seq:
+                if used and (number != seq or used + step > limit):
+                    ring._write_segment(key[0], key[1], start, seq - start, ring._mv[:used])
+                    used = 0
+                if not used:
+                    start = number
+                buf[used : used + step] = data[pos : pos + step]
+                used += step
+                seq = number + 1
+            pos += step
+    if used:
+        ring._write_segment(key[0], key[1], start, seq - start, ring._mv[:used])

@@ -1,0 +1,370 @@
+"""The records that nobody has acknowledged yet: bounded, in RAM and on flash.
+
+A record is *safe* once it is on flash, and only then is it told and sent. Where it lies:
+
+    RAM       the newest records, packed one after the other
+    slots     /ring/j0 ...: the safe part of what is in RAM, a group of records a file. A file of
+              at most 128 bytes lies inside littlefs' directory block: rewriting one costs no
+              block of its own, so a slot is used again as soon as its records are acknowledged
+    segments  /ring/s1, s2 ...: when the slots or the RAM are full, all of RAM in one file of at
+              most one block; taken from the lowest number on after the outage
+    boots     of boots that are not over for the gateway: the UTC of uptime zero, what was dropped
+
+Rules:
+- Within a boot seq has no holes, and segments come before RAM. The oldest segment goes first.
+- A slot says the lowest seq that RAM held when it was written ("back"): what lies below in other
+  slots was acknowledged or is in a segment. So an acknowledgement writes nothing.
+- After a power cut the slots are made into a segment. A record can be found twice then (slot and
+  segment) and is taken once; a record acknowledged just before the cut may come again, under its
+  old name (life, boot, seq), which the gateway drops.
+- A write either happens or not: littlefs shows a file's old content until it is closed.
+"""
+
+from struct import pack_into, unpack_from
+
+from node.records import MAX_RECORD, Shapes, encode
+
+try:
+    from micropython import const
+except ImportError:  # CPython
+
+    def const(value):
+        return value
+
+
+BLOCK = const(4096)
+SLOTS = const(64)
+SLOT_HEAD = const(16)  # format, life, boot, first seq, back, count
+_SLOT_BYTES = const(128)  # the longest file that littlefs keeps inside its directory
+_SEG_HEAD = const(17)  # format, life, boot, first seq, count, bytes
+FORMAT = const(1)
+BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
+_BOOTS = const(6)
+NO_TIME = const(-1)
+
+
+class Ring:
+    """Bounded store of records until they are acknowledged.
+
+    store: reads and writes small files whole (node.flash.Store).
+    life: 4 bytes. ram_bytes, flash_bytes: the bounds; flash is counted in whole blocks.
+    told: called as told(life, boot, first seq, last seq) when records have become safe.
+    """
+
+    def __init__(self, store, life, boot, ram_bytes, flash_bytes, told=None):
+        self.store = store
+        self.life = life
+        self.boot = boot
+        self.shapes = Shapes()
+        self.told = told
+        self.errors = 0  # writes or reads of flash that failed
+        self.corrupt = 0  # files that made no sense
+        self.dropped = 0  # records lost to the bound since the start, of any boot
+        self.spilled = 0
+        self.volatile = False  # flash does not take writes: go on from RAM alone
+        self._max_segments = max(1, flash_bytes // BLOCK)
+        self._buf = bytearray(max(ram_bytes, 2 * MAX_RECORD))
+        self._mv = memoryview(self._buf)
+        self._head = self._safe = self._tail = 0  # offsets: oldest, first unsafe, end
+        self._low = self._safe_seq = self._next = 1  # the seq at each
+        self._slot_buf = bytearray(SLOT_HEAD + MAX_RECORD)
+        self._slot_last = [0] * SLOTS
+        self._scratch = bytearray(512)
+        self._smv = memoryview(self._scratch)
+        self._first_seg = self._end_seg = 1
+        self._seg = None  # of the oldest segment: [life, boot, low, end, offset, bytes]
+        self._boots = {}  # (life, boot): [t0_ms, dropped]
+        self._load()
+
+    # -- taking records in
+
+    def add(self, uptime_ms, name, keys, values):
+        """Take one record; return its seq. Raise ValueError if it is too long."""
+        record = encode(self.shapes, uptime_ms, name, keys, values)
+        size = len(record)
+        if self._tail + size > len(self._buf):
+            self._compact()
+        if self._tail + size > len(self._buf):
+            self._spill()
+        while self._tail + size > len(self._buf):  # flash does not take them
+            self._drop_ram()
+            self._compact()
+        self._mv[self._tail : self._tail + size] = record
+        self._tail += size
+        self._next += 1
+        return self._next - 1
+
+    def unsafe(self):
+        """Return how many records are not on flash yet."""
+        return self._next - self._safe_seq
+
+    def commit(self):
+        """Make all records safe. Return False if flash does not take them."""
+        if self._safe == self._tail:
+            return True
+        first = self._safe_seq
+        try:
+            self._save_shapes()
+            while self._safe < self._tail:
+                slot = self._free_slot()
+                if slot is None:
+                    self._spill_now()
+                    break
+                self._write_slot(slot)
+            self.volatile = False
+        except OSError:
+            self.errors += 1
+            self.volatile = not self._make_room()
+        if self.told and self._safe_seq > first:
+            self.told(self.life, self.boot, first, self._safe_seq - 1)
+        return self._safe == self._tail
+
+    def _write_slot(self, slot):
+        buf = self._slot_buf
+        pos, seq, size = self._safe, self._safe_seq, SLOT_HEAD
+        while pos < self._tail:
+            step = self._buf[pos] + 1
+            if size > SLOT_HEAD and size + step > _SLOT_BYTES:
+                break
+            buf[size : size + step] = self._mv[pos : pos + step]
+            size += step
+            pos += step
+            seq += 1
+        back = min(self._safe_seq - self._low, 0xFFFF)
+        pack_into("<B4sIIHB", buf, 0, FORMAT, self.life, self.boot, self._safe_seq, back,
+                  seq - self._safe_seq)  # fmt: skip
+        self.store.write("j%d" % slot, memoryview(buf)[:size])
+        self._slot_last[slot] = seq - 1
+        self._safe, self._safe_seq = pos, seq
+
+    def _free_slot(self):
+        for slot in range(SLOTS):
+            if self._slot_last[slot] < self._low:
+                return slot
+        return None
+
+    def _save_shapes(self):
+        if self.shapes.dirty:
+            self.store.write("shapes", self.shapes.dump())
+            self.shapes.dirty = False
+
+    # -- segments
+
+    def _spill(self):
+        """Move all of RAM to flash, if flash takes it."""
+        first = self._safe_seq
+        try:
+            self._save_shapes()
+            self._spill_now()
+            self.volatile = False
+        except OSError:
+            self.errors += 1
+            self.volatile = not self._make_room()
+        if self.told and self._safe_seq > first:
+            self.told(self.life, self.boot, first, self._safe_seq - 1)
+
+    def _spill_now(self):
+        while self._head < self._tail:
+            pos, seq = self._head, self._low
+            while pos < self._tail:
+                step = self._buf[pos] + 1
+                if pos + step - self._head > BLOCK - _SEG_HEAD:
+                    break
+                pos += step
+                seq += 1
+            self._write_segment(self.life, self.boot, self._low, seq - self._low,
+                                self._mv[self._head : pos])  # fmt: skip
+            self.spilled += seq - self._low
+            self._head, self._low = pos, seq
+            if self._safe < pos:
+                self._safe, self._safe_seq = pos, seq
+        self._head = self._safe = self._tail = 0
+
+    def _write_segment(self, life, boot, first, count, data):
+        while self._end_seg - self._first_seg >= self._max_segments:
+            self._drop_segment()
+        head = bytearray(_SEG_HEAD)
+        pack_into("<B4sIIHH", head, 0, FORMAT, life, boot, first, count, len(data))
+        self.store.write("s%d" % self._end_seg, head, data)
+        self._end_seg += 1
+
+    def _segment(self):
+        """Return the oldest segment as [life, boot, low, end, offset, bytes], or None."""
+        while self._seg is None and self._first_seg < self._end_seg:
+            name = "s%d" % self._first_seg
+            try:
+                seen = self._read_head(name)
+            except OSError:
+                seen = None
+                self.errors += 1
+            if seen:
+                life, boot, first, count, size = seen
+                self._seg = [life, boot, first, first + count, _SEG_HEAD, _SEG_HEAD + size]
+            else:  # a number that is missing, or a file that makes no sense
+                self._set_aside(name)
+                self._first_seg += 1
+        return self._seg
+
+    def _read_head(self, name):
+        if self.store.read(name, 0, self._smv[:_SEG_HEAD]) < _SEG_HEAD:
+            return None
+        form, life, boot, first, count, size = unpack_from("<B4sIIHH", self._scratch, 0)
+        if form != FORMAT or self.store.size(name) != _SEG_HEAD + size:
+            return None
+        return life, boot, first, count, size
+
+    def _set_aside(self, name):
+        try:
+            if self.store.size(name) >= 0:
+                self.corrupt += 1
+                self.store.rename(name, "bad")
+        except OSError:
+            self.errors += 1
+
+    def _next_segment(self):
+        self._seg = None
+        try:
+            self.store.remove("s%d" % self._first_seg)
+        except OSError:
+            self.errors += 1
+        self._first_seg += 1
+
+    # -- the bound
+
+    def _drop_segment(self):
+        seg = self._segment()
+        if seg:
+            self._count_drop(seg[0], seg[1], seg[3] - seg[2])
+            self._next_segment()
+
+    def _drop_ram(self):
+        step = self._buf[self._head] + 1
+        if self._safe == self._head:
+            self._safe += step
+            self._safe_seq += 1
+        self._head += step
+        self._low += 1
+        self._count_drop(self.life, self.boot, 1)
+
+    def _count_drop(self, life, boot, count):
+        self.dropped += count
+        entry = self._boots.setdefault((life, boot), [NO_TIME, 0])
+        entry[1] += count
+        if not self.volatile:
+            self._save_boots()
+
+    def _make_room(self):
+        """Flash did not take a write: give the oldest segment away, if there is one."""
+        if self._first_seg >= self._end_seg:
+            return False
+        self._drop_segment()
+        try:
+            self._spill_now()
+        except OSError:
+            self.errors += 1
+            return False
+        return True
+
+    def _compact(self):
+        size = self._tail - self._head
+        self._mv[:size] = self._mv[self._head : self._tail]
+        self._safe -= self._head
+        self._head, self._tail = 0, size
+
+    # -- giving records out
+
+    def held(self):
+        """Return how many records of the running boot are in RAM, and how many segments lie
+        on flash."""
+        return self._next - self._low, self._end_seg - self._first_seg
+
+    def oldest(self):
+        """Return (life, boot, seq, dropped, t0_ms or None, bytes) of the oldest records that may
+        be sent, where bytes is a memoryview of whole or cut records; None if there is nothing."""
+        seg = self._segment()
+        if seg:
+            life, boot, seq, _end, offset, size = seg
+            want = min(size - offset, len(self._scratch))
+            got = self.store.read("s%d" % self._first_seg, offset, self._smv[:want])
+            data = self._smv[:got]
+        else:
+            life, boot, seq = self.life, self.boot, self._low
+            end = self._tail if self.volatile else self._safe
+            if self._head >= end:
+                return None
+            data = self._mv[self._head : end]
+        t0_ms, dropped = self._boots.get((life, boot), (NO_TIME, 0))
+        return life, boot, seq, dropped, None if t0_ms == NO_TIME else t0_ms, data
+
+    def ack(self, life, boot, seq):
+        """Drop the records of (life, boot) up to seq. Return how many those were."""
+        gone = 0
+        seg = self._segment()
+        while seg and seg[0] == life and seg[1] == boot and seq >= seg[2]:
+            if seq >= seg[3] - 1:
+                gone += seg[3] - seg[2]
+                self._next_segment()
+                seg = self._segment()
+                continue
+            gone += seq + 1 - seg[2]
+            self._skip(seg, seq)
+            return gone
+        if seg is None and life == self.life and boot == self.boot and seq < self._next:
+            while self._low <= seq:
+                step = self._buf[self._head] + 1
+                if self._head == self._safe:  # acknowledged before it was safe: the gateway has it
+                    self._safe += step
+                    self._safe_seq += 1
+                self._head += step
+                self._low += 1
+                gone += 1
+        return gone
+
+    def _skip(self, seg, seq):
+        """Step over the acknowledged records at the start of the oldest segment."""
+        name = "s%d" % self._first_seg
+        while seg[2] <= seq and self.store.read(name, seg[4], self._smv[:1]) == 1:
+            seg[4] += self._scratch[0] + 1
+            seg[2] += 1
+
+    def learned_time(self, t0_ms):
+        """Keep the UTC [ms] of this boot's uptime zero, for the time after a power cut."""
+        entry = self._boots.setdefault((self.life, self.boot), [NO_TIME, 0])
+        if abs(entry[0] - t0_ms) > 1000:
+            entry[0] = t0_ms
+            self._save_boots()
+
+    def _save_boots(self):
+        running = (self.life, self.boot)
+        while len(self._boots) > _BOOTS:
+            del self._boots[min(key for key in self._boots if key != running)]
+        data = bytearray(1 + BOOT_BYTES * len(self._boots))
+        data[0] = FORMAT
+        pos = 1
+        for (life, boot), (t0_ms, dropped) in self._boots.items():
+            pack_into("<4sIqI", data, pos, life, boot, t0_ms, dropped)
+            pos += BOOT_BYTES
+        try:
+            self.store.write("boots", data)
+        except OSError:
+            self.errors += 1
+
+    # -- after a power cut
+
+    def _load(self):
+        slots = []
+        self._first_seg = 0
+        self._end_seg = 1
+        for name in self.store.names():
+            if name[:1] == "s" and name[1:].isdigit():
+                number = int(name[1:])
+                self._end_seg = max(self._end_seg, number + 1)
+                self._first_seg = min(self._first_seg or number, number)
+            elif name[:1] == "j" and name[1:].isdigit():
+                slots.append(name)
+        self._first_seg = self._first_seg or self._end_seg
+        if not slots and self._first_seg == self._end_seg:
+            return  # nothing held: shapes and boots start anew
+        from node.recover import recover
+
+        recover(self, slots)

@@ -1,0 +1,1 @@
+"""One file a sensor; the file name is the `kind` in config.json."""

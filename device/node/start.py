@@ -1,0 +1,33 @@
+"""From power-on to the loop, and out of it again without harm."""
+
+import sys
+import time
+
+from node import board, settings
+
+_AGAIN_S = 10
+
+
+def main():
+    """Run the node until Ctrl-C; after an error say it and reset, so that it never just stops."""
+    try:
+        config = settings.load()
+    except settings.SettingsError as error:
+        print(error)
+        return  # to the prompt: there is nothing to do without settings
+    try:
+        from node.app import App
+
+        App(config).run()
+    except KeyboardInterrupt:
+        board.relax_watchdog()
+        print("stopped; the prompt is yours")
+    except Exception as error:
+        sys.print_exception(error)
+        print("restart in", _AGAIN_S, "s; Ctrl-C to stop that")
+        try:
+            time.sleep(_AGAIN_S)
+        except KeyboardInterrupt:
+            board.relax_watchdog()
+            return
+        board.reset()

@@ -1,0 +1,166 @@
+"""The device contract (docs/contract.md) over a link: batches out, acknowledgements in.
+
+Rules:
+- One batch in flight. It is out of the ring when the gateway acknowledges it (delivery "gateway")
+  or when its PUBACK has come (delivery "broker").
+- No acknowledgement within ACK_MS: the connection is closed, and after the backoff all goes out
+  again from the lowest record held.
+- An acknowledgement that moves nothing on is no reason to send again at once.
+- The backoff starts over when a record was acknowledged, not when a connection stood: a gateway
+  that takes connections and no records is not hammered.
+"""
+
+import json
+
+from node.batch import build
+from node.link import DOWN, UP
+
+try:
+    from micropython import const
+except ImportError:  # CPython
+
+    def const(value):
+        return value
+
+
+ACK_MS = const(10000)
+_STALL_MS = const(1000)
+
+
+class Uplink:
+    """Keeps a link open and empties a ring through it.
+
+    link, ring, backoff: see their classes. rand: returns 0 up to 1. now_ms: the uptime [ms].
+    about: returns the about payload. command: called with a command (dict), returns its answer.
+    qos: of batches, 0 or 1. to_broker: delivery "broker".
+    """
+
+    def __init__(self, link, ring, backoff, rand, now_ms, device, about, command, qos=0,
+                 to_broker=False, batch_bytes=1024):  # fmt: skip
+        self._link = link
+        self._ring = ring
+        self._backoff = backoff
+        self._rand = rand
+        self._now_ms = now_ms
+        self._about = about
+        self._command = command
+        self._qos = 1 if to_broker else qos
+        self._to_broker = to_broker
+        prefix = "tidegate/" + device + "/"
+        self._up = (prefix + "up").encode()
+        self._status = (prefix + "status").encode()
+        self._about_topic = (prefix + "about").encode()
+        self._answer = (prefix + "answer").encode()
+        self._ack_topic = (prefix + "down/ack").encode()
+        self._cmd_topic = (prefix + "down/cmd").encode()
+        self._out = bytearray(batch_bytes)
+        self._omv = memoryview(self._out)
+        self._flight = None  # (life, boot, last seq) of the batch that is out
+        self._flight_by = 0
+        self._todo = []  # (topic, payload, retain, qos) to send before the next batch
+        self._open_at = 0
+        self._stall_until = 0
+        self._was = DOWN
+        self.acked = 0  # records, since the start
+        self.silent = 0  # connections closed since no acknowledgement came
+
+    def step(self, network_up):
+        """Go on as far as that is possible now."""
+        link = self._link
+        now = self._now_ms()
+        if not network_up:
+            if link.state != DOWN:
+                link.close("no network")
+            self._note_state(now)
+            self._open_at = now
+            return
+        if link.state == DOWN and now >= self._open_at:
+            link.open()
+        link.step()
+        self._note_state(now)
+        if link.state != UP:
+            return
+        while True:
+            message = link.messages()
+            if message is None:
+                break
+            self._take(message, now)
+        self._send(now)
+
+    def again(self, topic_about=True):
+        """Publish about once more."""
+        if topic_about and self._link.state == UP:
+            self._todo.append((self._about_topic, self._about(), True, 0))
+
+    def _note_state(self, now):
+        state = self._link.state
+        if state == self._was:
+            return
+        if state == UP:
+            print("online")
+            self._todo = [
+                (self._status, b"online", True, 1),
+                (self._about_topic, self._about(), True, 0),
+            ]
+        elif state == DOWN:
+            wait_ms = self._backoff.next_ms(self._rand())
+            print("offline", self._link.why, "again in", wait_ms, "ms")
+            self._open_at = now + wait_ms
+            self._flight = None
+            self._todo = []
+        self._was = state
+
+    def _take(self, message, now):
+        topic, payload = message
+        try:
+            data = json.loads(payload)
+            if topic == self._ack_topic:
+                self._acked(data, now)
+            elif topic == self._cmd_topic:
+                answer = self._command(data)
+                if answer is not None and len(self._todo) < 4:
+                    self._todo.append((self._answer, json.dumps(answer).encode(), False, 0))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            print("unreadable message", topic, error)
+
+    def _acked(self, data, now):
+        life = bytes(int(data["life"][i : i + 2], 16) for i in (0, 2, 4, 6))
+        boot, seq, utc_ms = data["boot"], data["seq"], data.get("utc_ms")
+        gone = self._ring.ack(life, boot, seq)
+        self.acked += gone
+        if utc_ms:
+            self._ring.learned_time(utc_ms - now)
+        flight = self._flight
+        if flight and flight[0] == life and flight[1] == boot:
+            self._flight = None
+            if gone:
+                self._backoff.reset()
+            elif seq < flight[2]:
+                self._stall_until = now + _STALL_MS
+
+    def _send(self, now):
+        link = self._link
+        flight = self._flight
+        if flight:
+            if self._to_broker and not link.waiting():
+                self.acked += self._ring.ack(*flight)
+                self._flight = None
+                self._backoff.reset()
+            elif now > self._flight_by:
+                self.silent += 1
+                link.close("no acknowledgement")
+                self._note_state(now)
+                return
+        if self._todo:
+            if link.send(*self._todo[0]):
+                self._todo.pop(0)
+            return
+        if self._flight or now < self._stall_until or (self._qos and link.waiting()):
+            return
+        built = build(self._ring, self._out, now)
+        if built is None:
+            return
+        used, life, boot, last = built
+        if link.send(self._up, self._omv[:used], False, self._qos):
+            self._flight = (life, boot, last)
+            self._flight_by = now + ACK_MS

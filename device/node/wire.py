@@ -1,0 +1,220 @@
+"""What umqtt takes for the socket module and for the socket: bytes in and out, never waiting.
+
+umqtt.simple blocks in every call that reads (its faults 2, 3 and 5 in docs/firmware.md). Here
+it writes into a buffer and reads from one, so no call of its can block:
+
+- what umqtt writes is kept and sent by flush() as fast as the network takes it;
+- what comes in is kept until a whole packet is there, and only then umqtt gets to parse it;
+- a read() with nothing there raises Pending: umqtt.connect(), subscribe() and publish() at QoS 1
+  are left in the middle, after they have written all of their packet, and the answer is taken
+  from packet() when it comes.
+
+It works the same with every version of umqtt, for plain TCP and for TLS.
+"""
+
+import select
+import socket
+
+_INPROGRESS = (11, 36, 115, 118, 119)  # EAGAIN, EINPROGRESS and EALREADY on lwip, Linux and others
+
+
+class Pending(Exception):
+    """umqtt wants to wait for an answer."""
+
+
+class Broken(Exception):
+    """The connection is of no use any more."""
+
+
+class Wire:
+    """One connection. out_bytes, in_bytes: the longest packet each way."""
+
+    def __init__(self, out_bytes, in_bytes):
+        self._out = bytearray(out_bytes)
+        self._omv = memoryview(self._out)
+        self._in = bytearray(in_bytes)
+        self._imv = memoryview(self._in)
+        self._poll = select.poll()
+        self._sock = None
+        self.skipped = 0  # packets that were too long for us
+        self._reset()
+
+    def _reset(self):
+        self._sent = self._end = 0  # of _out: sent so far, end
+        self._got = self._at = 0  # of _in: bytes there, read so far by umqtt
+        self._size = 0  # of the packet at the start of _in, 0 while that is unknown
+        self._skip = 0  # bytes of a too long packet still to come
+
+    # -- what umqtt calls: first as the module, then as the socket
+
+    def socket(self, *_args):
+        return self
+
+    def getaddrinfo(self, _host, port, *_args):
+        return ((0, 0, 0, "", ("", port)),)
+
+    def connect(self, _address):
+        pass
+
+    def settimeout(self, _seconds):
+        pass
+
+    def setblocking(self, _flag):
+        pass
+
+    def read(self, size):
+        if self._at >= self._size:
+            raise Pending
+        end = self._at + size
+        if end > self._size:
+            raise Broken("packet with wrong lengths inside")
+        data = bytes(self._imv[self._at : end])
+        self._at = end
+        return data
+
+    def write(self, data, size=None):
+        if size is None:
+            size = len(data)
+        end = self._end + size
+        if end > len(self._out):
+            raise Broken("packet too long to send")
+        self._omv[self._end : end] = memoryview(data)[:size]
+        self._end = end
+        return size
+
+    def close(self):
+        sock, self._sock = self._sock, None
+        self._reset()
+        if sock:
+            try:
+                self._poll.unregister(sock)
+            except (OSError, KeyError):
+                pass
+            try:
+                sock.close()
+            except OSError:
+                pass
+
+    # -- what the link calls
+
+    def open(self, address):
+        """Begin to connect. address: as getaddrinfo gives it. Raises OSError."""
+        self.close()
+        self._sock = sock = socket.socket()
+        sock.setblocking(False)
+        try:
+            sock.connect(address)
+        except OSError as error:
+            if error.args[0] not in _INPROGRESS:
+                self.close()
+                raise
+        self._poll.register(sock, select.POLLIN | select.POLLOUT)
+
+    def opened(self):
+        """Return whether the TCP connection stands. Raise Broken if it was refused."""
+        for _sock, event in self._poll.ipoll(0):
+            if event & (select.POLLERR | select.POLLHUP):
+                raise Broken("connection refused")
+            if event & select.POLLOUT:
+                return True
+        return False
+
+    def secure(self, context, host):
+        """Go on in TLS; the handshake happens in the coming flush() calls."""
+        plain = self._sock
+        self._poll.unregister(plain)
+        self._sock = context.wrap_socket(
+            plain, server_hostname=host, do_handshake_on_connect=False
+        )
+        self._poll.register(self._sock, select.POLLIN | select.POLLOUT)
+
+    def idle(self):
+        """Return whether all that was written has been handed to the network."""
+        return self._sent == self._end
+
+    def flush(self):
+        """Send what the network takes now. Raise OSError if it is gone."""
+        if self._sent < self._end:
+            sent = self._sock.write(self._omv[self._sent : self._end])
+            if sent:
+                self._sent += sent
+            if self._sent == self._end:
+                self._sent = self._end = 0
+
+    def packet(self):
+        """Return the first byte of a packet that has come whole, or None.
+
+        The packet before it is gone by then. Raises Broken or OSError.
+        """
+        if self._size:  # the packet before is done with
+            rest = self._got - self._size
+            self._imv[:rest] = self._imv[self._size : self._got]
+            self._got, self._size, self._at = rest, 0, 0
+        if not self._framed():
+            self._fill()
+            if not self._framed():
+                return None
+        return self._in[0]
+
+    def body(self):
+        """Return a memoryview of the packet after its fixed header."""
+        at = 1
+        while self._in[at] & 0x80:
+            at += 1
+        return self._imv[at + 1 : self._size]
+
+    def half(self):
+        """Return whether a packet has begun and not ended."""
+        return self._skip > 0 or (self._got > 0 and not self._size)
+
+    def wait(self, wait_ms):
+        """Wait until there is something to read, or to send if there was, at most wait_ms."""
+        if self._sock is None:
+            return False
+        mask = select.POLLIN if self._sent == self._end else select.POLLIN | select.POLLOUT
+        self._poll.modify(self._sock, mask)
+        for _event in self._poll.ipoll(wait_ms):
+            pass
+        return True
+
+    def _fill(self):
+        while True:
+            room = self._imv[self._got :]
+            got = self._sock.readinto(room)
+            if got is None:
+                return
+            if got == 0:
+                raise Broken("closed by the other side")
+            self._got += got
+            if self._skip:
+                gone = min(self._skip, self._got)
+                self._skip -= gone
+                self._imv[: self._got - gone] = self._imv[gone : self._got]
+                self._got -= gone
+            if self._got == len(self._in) or got < len(room):
+                return
+
+    def _framed(self):
+        """Find the length of the packet at the start; return whether all of it is there."""
+        size, shift, at = 0, 0, 1
+        while True:
+            if at >= self._got:
+                return False
+            byte = self._in[at]
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            at += 1
+            if not byte & 0x80:
+                break
+            if at > 4:
+                raise Broken("packet with a malformed length")
+        size += at
+        if size > len(self._in):
+            self.skipped += 1
+            self._skip = size - self._got
+            self._got = 0
+            return False
+        if size > self._got:
+            return False
+        self._size = size
+        return True

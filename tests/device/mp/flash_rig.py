@@ -1,0 +1,89 @@
+"""A littlefs on a RAM flash that counts erases and loses power: runs on MicroPython.
+
+Import what a test needs first, then call format(): from then on `/` is this flash, nothing else.
+"""
+
+import vfs
+
+BLOCK = 4096
+
+
+class PowerCut(Exception):
+    pass
+
+
+class Flash:
+    """A NOR flash: erase sets a block to 0xff, a write clears bits.
+
+    cut_after: how many more writes and erases happen; the one after is torn (None: no cut).
+    """
+
+    def __init__(self, blocks=128):
+        self.data = bytearray(b"\xff" * (blocks * BLOCK))
+        self.blocks = blocks
+        self.erases = 0
+        self.writes = 0
+        self.bytes = 0
+        self.cut_after = None
+        self.torn = 0  # how much of the torn write lands, 0 to 255 of 256
+
+    def readblocks(self, block, buf, offset=0):
+        at = block * BLOCK + offset
+        buf[:] = memoryview(self.data)[at : at + len(buf)]
+
+    def _step(self, size):
+        """Return how many bytes of this step happen; raise after them if it is the last."""
+        if self.cut_after is None:
+            return size
+        self.cut_after -= 1
+        if self.cut_after >= 0:
+            return size
+        if self.cut_after == -1:
+            return size * self.torn // 256
+        return 0
+
+    def writeblocks(self, block, buf, offset=0):
+        at = block * BLOCK + offset
+        size = self._step(len(buf))
+        view = memoryview(self.data)
+        view[at : at + size] = memoryview(buf)[:size]
+        self.writes += 1
+        self.bytes += size
+        if size < len(buf):
+            raise PowerCut
+
+    def ioctl(self, op, arg):
+        if op == 4:
+            return self.blocks
+        if op == 5:
+            return BLOCK
+        if op == 6:
+            size = self._step(BLOCK)
+            at = arg * BLOCK
+            view = memoryview(self.data)
+            for i in range(at, at + size, 256):
+                view[i : i + 256] = b"\xff" * 256
+            self.erases += 1
+            if size < BLOCK:
+                raise PowerCut
+        return 0
+
+
+def format(flash):
+    """Make flash a fresh littlefs and the only file system there is."""
+    vfs.VfsLfs2.mkfs(flash)
+    umount("/")
+    vfs.mount(vfs.VfsLfs2(flash), "/")
+
+
+def remount(flash):
+    """Mount flash anew, as after a power cut. Raise OSError if that does not work."""
+    umount("/")
+    vfs.mount(vfs.VfsLfs2(flash), "/")
+
+
+def umount(path):
+    try:
+        vfs.umount(path)
+    except OSError:
+        pass
