@@ -28,7 +28,7 @@ except ImportError:  # CPython
 
 
 DOWN = const(0)
-_TCP = const(1)
+CONNECTING = const(1)
 _CONNACK = const(2)
 _SUBACK = const(3)
 UP = const(4)
@@ -88,7 +88,7 @@ class Link:
         except Exception as error:
             self._fail(error)
             return
-        self._enter(_TCP, CONNECT_MS)
+        self._enter(CONNECTING, CONNECT_MS)
 
     def close(self, why):
         """Close at once, without DISCONNECT: the broker publishes the will."""
@@ -168,7 +168,7 @@ class Link:
             self._inbox.append((topic, payload))
 
     def _step(self, now):
-        if self.state == _TCP:
+        if self.state == CONNECTING:
             if self.wire.opened():
                 if self._tls:
                     self.wire.secure(self._tls, self._host)

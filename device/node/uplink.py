@@ -13,7 +13,7 @@ Rules:
 import json
 
 from node.batch import build
-from node.link import DOWN, UP
+from node.link import CONNECTING, DOWN, UP
 
 try:
     from micropython import const
@@ -76,6 +76,7 @@ class Uplink:
             return
         if link.state == DOWN and now >= self._open_at:
             link.open()
+            self._was = CONNECTING  # even if it failed at once
         link.step()
         self._note_state(now)
         if link.state != UP:
