@@ -1,0 +1,29 @@
+# The wire to the machine that plays the world around this board: one JSON line a word.
+import json
+
+_wire = open(3, "r+b")
+_number = 0
+handlers = {}  # pin number: what to call when the world moves that pin
+
+
+def tell(*words):
+    """Say something that wants no answer."""
+    _wire.write(json.dumps((0,) + words) + "\n")
+
+
+def ask(*words):
+    """Ask, and wait for the answer. An answer to a question that Ctrl-C broke off is skipped."""
+    global _number
+    _number += 1
+    number = _number
+    _wire.write(json.dumps((number,) + words) + "\n")
+    while True:
+        answer = json.loads(_wire.readline())
+        if answer[0] == number:
+            break
+    for pin in answer[3]:
+        if pin in handlers:
+            handlers[pin]()
+    if answer[2] is not None:
+        raise OSError(answer[2])
+    return answer[1]
