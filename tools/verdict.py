@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Kind = Literal["lost", "duplicated", "reordered", "invented"]
+UNTOLD = 16
+"""How many records a board may write before it tells of them: one commit of its ring."""
 NAMED = 10
 """How many offences a verdict names; all of them are counted."""
 
@@ -124,13 +126,20 @@ def judge_stream(
     return verdict
 
 
-def judge_records(told: Iterable[Record], arrived: Iterable[Record]) -> Verdict:
+def judge_records(
+    told: Iterable[Record],
+    arrived: Iterable[Record],
+    *,
+    possible: Set[Record] = frozenset(),
+) -> Verdict:
     """Judge the records of our devices: `told` by the boards' consoles, `arrived` upstream.
 
-    A board tells of a record after it has written it. Where its power goes in between, the
-    record travels though the board never told of it: that may be only the one right after the
-    last that this boot told of. It is let pass and not counted as produced or delivered, since
-    nobody but the gateway vouches for it. Any other that was not told of is invented.
+    possible: those of `told` that are not owed, see judge_stream.
+
+    A board writes some records and then tells of them. Where its power goes in between they
+    travel though it never told of them: they can only be the next few after the last that this
+    boot told of. They are let pass and neither counted as produced nor as delivered, since
+    nobody but the gateway vouches for them. Any other that was not told of is invented.
     """
     by_device: dict[str, list[Record]] = defaultdict(list)
     last: dict[tuple[str, str, int], int] = {}
@@ -148,14 +157,14 @@ def judge_records(told: Iterable[Record], arrived: Iterable[Record]) -> Verdict:
         untold = {
             record
             for record in came[device]
-            if record not in known and record.seq == last.get(record[:3], 0) + 1
+            if record not in known and 0 < record.seq - last.get(record[:3], 0) <= UNTOLD
         }
         lives = {record.life: index for index, record in reversed(list(enumerate(sent)))}
         ordered = sorted(
             [*sent, *untold],
             key=lambda record: (lives.get(record.life, len(sent)), record.boot, record.seq),
         )
-        verdict = judge_stream(ordered, came[device], possible=untold)
+        verdict = judge_stream(ordered, came[device], possible=untold | possible)
         verdict.produced -= len(untold)
         verdict.delivered -= len(untold)
         total.add(verdict)
