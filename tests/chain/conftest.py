@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -67,11 +66,13 @@ def client() -> Iterator[Client]:
     """Start mosquitto_pub or mosquitto_sub against a port; ended after the test."""
     with ExitStack() as stack:
 
-        def start(program: str, port: int, *args: str) -> subprocess.Popen[str]:
+        def start(
+            program: str, port: int, *args: str, stdout: int = subprocess.PIPE
+        ) -> subprocess.Popen[str]:
             process = subprocess.Popen(
                 die_with_us(client_command(program, port, *args)),
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdout=stdout,
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -80,7 +81,3 @@ def client() -> Iterator[Client]:
             return process
 
         yield start
-
-
-def log_of(gateway: Gateway) -> str:
-    return Path(gateway.child.log).read_text(encoding="utf-8")
