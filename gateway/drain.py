@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from gateway import wire
-from gateway.commit import Committer
+from gateway.commit import RETRY_S, Committer
+from gateway.errors import OutboxError
 from gateway.flight import Flight, Limits
 from gateway.outbox import Entry, Outbox
 from gateway.queue import Queue
@@ -38,6 +39,8 @@ class Drain:
         self._ack_timeout_s = ack_timeout_s
         self._loaded_key = 0
         self._loading = False
+        self._gone: set[int] = set()  # backlog keys dropped, perhaps not yet on disk
+        self._leaving_bytes = 0  # dropped from memory, still on disk
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress_s = 0.0
 
@@ -65,9 +68,11 @@ class Drain:
     def supersede(self, old: Entry) -> None:
         """A newer value of the same topic came before this one was sent (`latest-only`)."""
         if old.lane == BACKLOG:
-            self._committer.batch.drop.append(old.key)
-            self.queue.dropped_rows([(old.key, old.source, old.size())], "superseded")
-            return
+            if old.key > self._loaded_key:
+                self._drop_rows([(old.key, old.source, old.size())], "superseded")
+            return  # else its copy in memory is on its way
+        if self.flight.in_flight.get(old.mid) is old:
+            return  # sent on an earlier connection, to be sent again
         try:
             self.flight.lanes[old.lane].remove(old)
         except ValueError:
@@ -75,23 +80,71 @@ class Drain:
         old.sent = True
         self.remove([old], "superseded")
 
+    def _drop_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
+        """Drop backlog rows (key, source, bytes) that are not in memory. A load that runs now
+        may still bring them; `_load` knows by `_gone`."""
+        keys = [key for key, _, _ in rows]
+        self._gone.update(keys)
+        self._committer.batch.drop += keys
+        self.queue.dropped_rows(rows, reason)
+        self._committer.after(partial(self._rows_dropped, keys))
+
+    def _rows_dropped(self, keys: list[int]) -> None:
+        self._gone.difference_update(keys)
+        self.on_room()
+
     def make_room(self, route: Route) -> None:
-        """Drop the oldest of a route's backlog, some at a time."""
-        self._spawn("room", self._make_room(route))
+        """Drop the oldest of a route that were never sent, some at a time."""
+        self._spawn(f"room {route.filter}", self._make_room(route))
 
     async def _make_room(self, route: Route) -> None:
-        need = int(self.queue.used_bytes - self.queue.max_bytes * (1 - ROOM_SHARE))
+        need = int(self.queue.used_bytes - self._leaving_bytes
+                   - self.queue.max_bytes * (1 - ROOM_SHARE))
         if need <= 0:
             return
-        after = self._loaded_key
-        rows = await self._committer.read(lambda: self._outbox.oldest(after, route.filter, need))
-        rows = [row for row in rows if row[0] > self._loaded_key]
-        if rows:
-            self._committer.batch.drop += [key for key, _, _ in rows]
-            self.queue.dropped_rows(rows, "drop-oldest")
-            self._committer.wake()
-            log.warning("outbox full, oldest dropped route=%r messages=%d", route.filter,
-                        len(rows))
+        count, need = self._drop_waiting(route, need)
+        if need > 0 and self.queue.unloaded:
+            after = self._loaded_key
+            rows = await self._committer.read(
+                lambda: self._outbox.oldest(after, route.filter, need))
+            rows = [row for row in rows if row[0] > self._loaded_key and row[0] not in self._gone]
+            self._drop_rows(rows, "drop-oldest")
+            count += len(rows)
+        if count:
+            log.warning("outbox full, oldest dropped route=%r messages=%d", route.filter, count)
+
+    def _drop_waiting(self, route: Route, need: int) -> tuple[int, int]:
+        """Drop a route's oldest that wait in memory: they came before those that are only on
+        disk. Returns how many, and the bytes still needed."""
+        dropped: list[Entry] = []
+        for lane in self.flight.lanes:
+            for entry in lane:
+                if need <= 0:
+                    break
+                if entry.route == route.filter:
+                    dropped.append(entry)
+                    need -= entry.size()
+        if dropped:
+            self._discard(dropped, "drop-oldest")
+        return len(dropped), need
+
+    def _discard(self, entries: list[Entry], reason: str) -> None:
+        """Take entries that were never sent out of memory and off the disk."""
+        keys = {entry.key for entry in entries}
+        for lane in self.flight.lanes:
+            if any(entry.key in keys for entry in lane):
+                kept = [entry for entry in lane if entry.key not in keys]
+                lane.clear()
+                lane.extend(kept)
+        size = sum(entry.size() for entry in entries)
+        self._leaving_bytes += size
+        for entry in entries:
+            entry.sent = True
+        self.remove(entries, reason)
+        self._committer.after(partial(self._left, size))
+
+    def _left(self, size: int) -> None:
+        self._leaving_bytes -= size
 
     # --- what the link tells
 
@@ -100,6 +153,7 @@ class Drain:
         if orphans:
             self.remove(orphans)
         self._progress_s = time.monotonic()
+        self._expire_waiting()
         self.on_connected()
         self.upstream_writable()
 
@@ -140,55 +194,80 @@ class Drain:
 
     def upstream_writable(self) -> None:
         """Send while the link takes it."""
-        upstream = self.upstream
-        if upstream is None:
+        if self.upstream is None:
             return
-        while upstream.writable():
+        self._send()
+        if self.flight.connected and self.queue.unloaded > 0 and not self._loading \
+                and len(self.flight.lanes[BACKLOG]) < CHUNK // 2:
+            self._loading = True
+            self._spawn("load", self._load())
+
+    def _send(self) -> None:
+        upstream = self.upstream
+        while upstream is not None and upstream.writable():
             parts, ended = self.flight.send(SEND_BYTES, time.monotonic())
             if not parts:
                 break
             upstream.write(parts)
             if ended:
                 self.remove(ended)
-        if self.flight.connected and self.queue.unloaded and not self._loading \
-                and len(self.flight.lanes[BACKLOG]) < CHUNK // 2:
-            self._loading = True
-            self._spawn("load", self._load())
 
     # --- the backlog
 
     async def _load(self) -> None:
+        try:
+            while self._wants_more() and await self._load_some():
+                self._send()
+        finally:
+            self._loading = False
+
+    def _wants_more(self) -> bool:
+        return self.flight.connected and self.queue.unloaded > 0 \
+            and len(self.flight.lanes[BACKLOG]) < CHUNK // 2
+
+    async def _load_some(self) -> bool:
+        """Read the next rows of the backlog; False where there are none."""
         mids = self.flight.take_mids(CHUNK)
         try:
             after, limit = self._loaded_key, len(mids)
-            entries = await self._committer.read(lambda: self._outbox.load(after, limit, mids))
-            if entries:
-                self._loaded_key = entries[-1].key
-            self.queue.loaded(entries, limit)
-            if self._keep_s:
-                entries = self._expire(entries)
-            self.flight.add(entries)
+            rows = await self._committer.read(lambda: self._outbox.load(after, limit, mids))
+        except OutboxError as error:
+            log.error("cannot read the backlog, trying again reason=%r", str(error))
+            await asyncio.sleep(RETRY_S)
+            return True
         finally:
             self.flight.free_mids(mids)  # those that load did not use
-            self._loading = False
-        if entries:
-            self.upstream_writable()
+        if rows:
+            self._loaded_key = rows[-1].key
+        entries = [row for row in rows if row.key not in self._gone]
+        if len(entries) < len(rows):  # dropped meanwhile; their row goes with the next commit
+            unused = [row.mid for row in rows if row.key in self._gone and row.mid]
+            self._committer.after(partial(self.flight.free_mids, unused))
+        self.queue.loaded(entries, limit)
+        old = self._expired(entries)
+        self.flight.add(entries)
+        if old:
+            self._discard(old, "expired")
+        return bool(rows)
 
-    def _expire(self, entries: list[Entry]) -> list[Entry]:
+    def _expired(self, entries: Iterable[Entry]) -> list[Entry]:
+        if not self._keep_s:
+            return []
         now_s = self._outbox.clock_s()
-        old = [e for e in entries
-               if 0 < self._keep_s.get(e.route, 0) < now_s - e.age_s]
-        if not old:
-            return entries
-        self.remove(old, "expired")
-        gone = {entry.key for entry in old}
-        return [entry for entry in entries if entry.key not in gone]
+        return [e for e in entries if 0 < self._keep_s.get(e.route, 0) < now_s - e.age_s]
+
+    def _expire_waiting(self) -> None:
+        """Drop what waits in memory and is not worth sending any more."""
+        old = [entry for lane in self.flight.lanes for entry in self._expired(lane)]
+        if old:
+            self._discard(old, "expired")
 
     async def watch(self) -> None:
         """Look after acknowledgements that do not come, for ever."""
         while True:
             await asyncio.sleep(1.0)
             now_s = time.monotonic()
+            self._expire_waiting()
             if not self.flight.connected or self.upstream is None:
                 continue
             late = self.flight.overdue(now_s, self._ack_timeout_s)

@@ -212,8 +212,7 @@ class Outbox:
             self._apply_rest(batch)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            self._roll_back()
             raise OutboxError(str(error)) from error
 
     def _apply_rest(self, batch: Batch) -> None:
@@ -242,18 +241,32 @@ class Outbox:
 
         mids: free packet identifiers, at least `limit`; they are used from the end.
         """
-        rows = self._db.execute(
-            f"SELECT {_COLUMNS} FROM msg WHERE key > ? AND key < ? AND mid = 0 ORDER BY key "
-            "LIMIT ?", (max(after_key, BACKLOG << LANE_SHIFT), (BACKLOG + 1) << LANE_SHIFT, limit))
-        entries = [_entry(row) for row in rows]
-        for entry in entries:
-            if entry.qos:
-                entry.mid = mids.pop()
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.executemany("UPDATE msg SET mid = ? WHERE key = ?",
-                             [(e.mid, e.key) for e in entries if e.mid])
-        self._db.execute("COMMIT")
+        db, first = self._db, max(after_key, BACKLOG << LANE_SHIFT)
+        try:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM msg WHERE key > ? AND key < ? AND mid = 0 ORDER BY key "
+                "LIMIT ?", (first, (BACKLOG + 1) << LANE_SHIFT, limit))
+            entries = [_entry(row) for row in rows]
+            wanting = [entry for entry in entries if entry.qos]
+            given = mids[len(mids) - len(wanting):][::-1]
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("UPDATE msg SET mid = ? WHERE key = ?",
+                           [(mid, e.key) for mid, e in zip(given, wanting, strict=True)])
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise OutboxError(str(error)) from error
+        del mids[len(mids) - len(wanting):]
+        for mid, entry in zip(given, wanting, strict=True):
+            entry.mid = mid
         return entries
+
+    def _roll_back(self) -> None:
+        try:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as error:  # the next BEGIN will tell
+            log.error("cannot roll back reason=%s", error)
 
     def oldest(self, after_key: int, route: str, need_bytes: int) -> list[tuple[int, str, int]]:
         """(key, source, bytes) of the oldest unsent backlog rows of a route, need_bytes in all."""
