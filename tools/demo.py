@@ -3,7 +3,7 @@
 Rules:
 - What was produced is what the boards' own consoles tell of; what was delivered is what a
   subscriber at the upstream got. The gateway is asked for nothing but its queue's length.
-- The count ends at `length_s`: what was told until then has to arrive within `DRAIN_S`. The
+- The count ends at `length_s`: what was told until then has to arrive within `drain_s`. The
   boards read on meanwhile; a later reading may arrive or not, but not twice and not out of order.
 - The broker is killed by SIGTERM, which lets it save what it took. After SIGKILL Mosquitto may
   itself have forgotten messages that it had acknowledged, and this count would blame the chain.
@@ -28,7 +28,7 @@ from tools.verdict import Record, Verdict, judge_records
 
 FRAME_S = 0.2
 STATUS_EVERY_S = 1.0
-DRAIN_S = 20.0
+MOST_DRAIN_S = 20.0
 ONLINE_S = 30.0
 GATEWAY = "demo"
 
@@ -83,6 +83,7 @@ class Show:
         names: Sequence[str],
         *,
         length_s: float,
+        timeline: Sequence[Step] = TIMELINE,
         gateway_env: dict[str, str] | None = None,
     ) -> None:
         self.state = DemoState(list(names))
@@ -91,7 +92,9 @@ class Show:
         self._folder = folder
         self._make_board = make_board
         self._names = list(names)
+        self._timeline = timeline
         self._gateway_env = gateway_env
+        self.drain_s = min(MOST_DRAIN_S, 5 + length_s / 2)
         self._stack = ExitStack()
         self._ended = threading.Event()
         self.boards: list[Board] = []
@@ -206,7 +209,7 @@ class Show:
         state = self.state
         state.start_s = time.monotonic()
         self.wait_online(view)
-        steps = list(TIMELINE)
+        steps = list(self._timeline)
         while state.now_s < state.length_s:
             while steps and state.now_s >= steps[0].at * state.length_s:
                 getattr(self, steps.pop(0).what)()
@@ -215,10 +218,15 @@ class Show:
         owed = state.told()
         state.note("note", f"the count ends: {len(owed)} readings have to be upstream")
         self._drain(owed, view)
-        return verdict(owed, state.told(), self.judge.records())
+        found = verdict(owed, state.told(), self.judge.records())
+        for offence in found.offences:
+            state.note("fault", f"{offence.kind}: {offence.what}")
+        view.update()
+        state.freeze()
+        return found
 
     def _drain(self, owed: Sequence[Record], view: View) -> None:
-        deadline = time.monotonic() + DRAIN_S
+        deadline = time.monotonic() + self.drain_s
         while time.monotonic() < deadline:
             view.update()
             if self.judge.wait_for_records(owed, FRAME_S):

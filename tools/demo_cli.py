@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +14,7 @@ import click
 
 from tools import cachedir
 from tools.debian import FetchError
-from tools.demo import DemoError, Show
+from tools.demo import TIMELINE, DemoError, Show, Step
 from tools.demo_boards import NAMES, make_board
 from tools.demo_view import choose_view, save_picture
 from tools.judge import JudgeError
@@ -52,7 +53,7 @@ def demo(seconds: int, picture: Path | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=cachedir.root()))
     code = 2
     try:
-        code = _play(folder, seconds, picture)
+        code = play(folder, seconds, picture)
     except (DemoError, ChildError, PortError, JudgeError, FetchError) as error:
         click.echo(f"demo: error: {error}", err=True)
     except KeyboardInterrupt:
@@ -65,17 +66,25 @@ def demo(seconds: int, picture: Path | None) -> None:
     sys.exit(code)
 
 
-def _play(folder: Path, seconds: int, picture: Path | None) -> int:
-    with Show(folder, make_board, NAMES, length_s=seconds) as show:
+def play(
+    folder: Path,
+    seconds: float,
+    picture: Path | None = None,
+    *,
+    timeline: Sequence[Step] = TIMELINE,
+    gateway_env: dict[str, str] | None = None,
+) -> int:
+    """Put the show on in `folder`; gives the exit code, 0 or 1."""
+    show = Show(
+        folder, make_board, NAMES, length_s=seconds, timeline=timeline, gateway_env=gateway_env
+    )
+    with show:
         view = choose_view(show.state)
         try:
             verdict = show.run(view)
         except BaseException:
             view.abort()
             raise
-        show.state.note("note", f"{len(show.judge.arrivals)} messages seen by the subscriber")
-    for offence in verdict.offences:
-        show.state.note("fault", f"{offence.kind}: {offence.what}")
     if picture is not None:
         save_picture(show.state, verdict.line, picture)
     view.close(verdict.line)

@@ -50,15 +50,22 @@ class DemoState:
         self.gateway_presence = "unknown"
         self.depth: int | None = None
         self.arrived = 0
+        self.at_qos_2 = 0
         self.start_s = time.monotonic()
         self.length_s = 0.0
         self._told: list[Record] = []
         self._told_set: set[Record] = set()
+        self._end_s: float | None = None
 
     @property
     def now_s(self) -> float:
-        """Seconds since the start of the show."""
-        return time.monotonic() - self.start_s
+        """Seconds since the start of the show, or until it was frozen."""
+        return (self._end_s or time.monotonic()) - self.start_s
+
+    def freeze(self) -> None:
+        """Let the picture stay as it is; what is stopped after the show would change it."""
+        with self.lock:
+            self._end_s = time.monotonic()
 
     def told(self) -> list[Record]:
         """Return what the boards have told of so far, in order."""
@@ -90,6 +97,8 @@ class DemoState:
         """Take a message that came out upstream."""
         words = arrival.topic.split("/")
         with self.lock:
+            if self._end_s is not None:
+                return
             if len(words) == 4 and words[1] == "gateway" and words[3] == "status":
                 self.gateway_presence = arrival.payload.decode(errors="replace")
                 return
@@ -100,6 +109,7 @@ class DemoState:
                 state.presence = arrival.payload.decode(errors="replace")
             elif words[2] == "data" and record_of(arrival.payload) is not None:
                 self.arrived += 1
+                self.at_qos_2 += arrival.qos == 2
                 state.arrived += 1
                 data = json.loads(arrival.payload)
                 for name, value in dict(data.get("values", {})).items():

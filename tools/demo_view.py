@@ -74,9 +74,9 @@ def _chain(state: DemoState) -> Table:
     told = sum(device.told for device in state.devices.values())
     depth = "outbox ?" if state.depth is None else f"outbox {state.depth}"
     table.add_row(
-        _box(f"{powered} boards", powered == len(state.devices), f"{told} readings told"),
+        _box(f"{powered} boards", powered == len(state.devices), f"{told} readings"),
         _box("gateway", state.gateway_up, depth),
-        _box("upstream Mosquitto", state.upstream_up, f"{state.arrived} arrived, QoS 2"),
+        _box("Mosquitto", state.upstream_up, f"{state.arrived} in, {state.at_qos_2} at QoS 2"),
     )
     return table
 
@@ -131,7 +131,7 @@ class LiveView:
     def close(self, verdict: str) -> None:
         """Leave the last picture on the screen, and the verdict as a line of its own."""
         self._live.stop()
-        self._console.print(picture(self._state, verdict))
+        self._console.print(picture(self._state))
         print(verdict, flush=True)
 
 

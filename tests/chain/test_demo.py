@@ -1,0 +1,139 @@
+"""The demo as a person runs it: its verdict, how it can fail, and that it leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tools import demo_cli
+
+COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()", "demo", "--seconds", "30"]
+VERDICT = re.compile(
+    r"verdict: (PASS|FAIL) produced=(\d+) delivered=(\d+) lost=(\d+) duplicated=(\d+)"
+    r" reordered=(\d+)"
+)
+RUNNING = "readings of every board arrive upstream"
+
+
+@contextmanager
+def running_demo() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail("the demo ended early:\n" + "".join(seen))
+
+
+def parents() -> dict[int, int]:
+    """Return the parent of each process that is alive."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            found[int(stat.parent.name)] = int(fields[1])
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    found = {pid}
+    tree = parents()
+    while more := {child for child, parent in tree.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def wait_until_gone(pids: set[int], timeout_s: float = 10.0) -> set[int]:
+    """Return those of the processes that are still there after timeout_s [s]."""
+    deadline = time.monotonic() + timeout_s
+    while (left := pids & parents().keys()) and time.monotonic() < deadline:
+        for pid in left:
+            wait_for_exit(pid, deadline)
+    return left
+
+
+def wait_for_exit(pid: int, deadline: float) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    with os.fdopen(handle):
+        select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+
+
+@pytest.mark.timeout(100)
+def test_demo_breaks_everything_and_loses_nothing() -> None:
+    with running_demo() as process:
+        out, _ = process.communicate(timeout=90)
+    lines = out.splitlines()
+    assert process.returncode == 0, out
+    for event in (
+        "upstream broker killed",
+        "upstream broker started again",
+        "gateway killed (kill -9)",
+        "gateway started again",
+        "greenhouse: power cut",
+        "greenhouse: power is back",
+    ):
+        assert sum(event in line for line in lines) == 1, event
+    assert [line for line in lines if "verdict" in line] == lines[-1:]
+    found = VERDICT.fullmatch(lines[-1])
+    assert found is not None, lines[-1]
+    produced, delivered, *wrong = (int(number) for number in found.groups()[1:])
+    assert found[1] == "PASS"
+    assert produced == delivered > 60
+    assert wrong == [0, 0, 0]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_demo_ended_early_leaves_no_process(end: signal.Signals) -> None:
+    with running_demo() as process:
+        wait_for_line(process, RUNNING)
+        children = descendants(process.pid)
+        assert len(children) >= 5  # broker, gateway, three boards
+        process.send_signal(end)
+        out, _ = process.communicate(timeout=20)
+        assert process.returncode == (-9 if end is signal.SIGKILL else 130), out
+        assert "verdict" not in out
+        assert not wait_until_gone(children)
+
+
+def test_demo_without_fault_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo_cli.play(tmp_path, 3, timeline=()) == 0
+    assert "verdict: PASS" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_demo_gateway_that_drops_one_record_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = demo_cli.play(tmp_path, 3, timeline=(), gateway_env={"TIDEGATE_FAULT": "drop-one"})
+    found = VERDICT.fullmatch(capsys.readouterr().out.splitlines()[-1])
+    assert found is not None
+    assert code == 1
+    assert found[1] == "FAIL"
+    assert found[4] == "1"
