@@ -152,8 +152,8 @@ class Bridge:
                          entries)
 
     def _add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
-             age_s: int, entries: list[Entry]) -> bool:
-        added = self.queue.add(target, source, payload, qos, retain, age_s)
+             age_s: int, entries: list[Entry], *, force: bool = False) -> bool:
+        added = self.queue.add(target, source, payload, qos, retain, age_s, force=force)
         if added is None:
             return False
         entry, old = added
@@ -180,7 +180,8 @@ class Bridge:
         if route is not None:
             if route.route.format == "bytes":
                 if taken.records:
-                    self._add(route, device, publish.payload, publish.qos, False, age_s, entries)
+                    self._add(route, device, publish.payload, publish.qos, False, age_s, entries,
+                              force=True)
             else:
                 for sensor, payload in taken.records:
                     target = self.router.find(publish.topic, f"{PREFIX}{device}/data/{sensor}")
@@ -199,9 +200,7 @@ class Bridge:
                      entries: list[Entry]) -> None:
         """One record of a batch that was already accepted: a soft cap, so that the batch's
         acknowledgement speaks of all of it."""
-        if not self._add(target, device, payload, qos, False, age_s, entries):
-            self.queue.max_bytes += len(payload) + 256
-            self._add(target, device, payload, qos, False, age_s, entries)
+        self._add(target, device, payload, qos, False, age_s, entries, force=True)
 
     def _count(self, key: Key, new: int, duplicates: int, holes: int, dropped: int) -> None:
         self.counts["records"] += new
@@ -234,7 +233,7 @@ class Bridge:
         """Upstream knows that we are there: retained, through the outbox like everything else."""
         target = self.router.own(self.status_topic)
         added = self.queue.add(target, f"gateway/{self.config.id}", b"online", 1, True,
-                               self.outbox.clock_s())
+                               self.outbox.clock_s(), force=True)
         if added is not None:
             if added[1] is not None:
                 self.drain.supersede(added[1])

@@ -173,14 +173,21 @@ class Drain:
         for entry, reason in progress.refused:
             log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,
                       reason)
-            self._set_aside(entry)
+            self._set_aside(entry, keep_mid=False)
 
     def _released(self, entries: list[Entry]) -> None:
         parts = self.flight.released(entries)
         if parts:
             self._write(parts)
 
-    def _set_aside(self, entry: Entry) -> None:
+    def _set_aside(self, entry: Entry, *, keep_mid: bool) -> None:
+        """keep_mid: the upstream may still hold the message, so its packet identifier stays taken;
+        an answer with a reason code ends it."""
+        mid = entry.mid
+        if not keep_mid:
+            entry.mid = 0
+            if mid:
+                self._committer.after(partial(self.flight.free_mids, [mid]))
         self._committer.batch.moved.append(self.queue.set_aside(entry))
         self._committer.wake()
 
@@ -275,7 +282,7 @@ class Drain:
                 continue
             if now_s - self._progress_s < self._ack_timeout_s / 2 and self.flight.give_up(late):
                 log.error("never acknowledged, set aside topic=%s", late.topic)
-                self._set_aside(late)
+                self._set_aside(late, keep_mid=True)
                 continue
             self.upstream.drop(f"no acknowledgement for {self._ack_timeout_s:.0f} s")
 

@@ -19,7 +19,7 @@ from msgspec import Struct, field
 
 from gateway.devices import Key
 from gateway.errors import OutboxError
-from gateway.routes import BACKLOG
+from gateway.routes import BACKLOG, REFUSED
 from gateway.wire import Publish
 
 log = logging.getLogger("tidegate.outbox")
@@ -82,7 +82,7 @@ class Batch(Struct):
     insert: list[Entry] = field(default_factory=list)
     release: list[Entry] = field(default_factory=list)
     done: list[Entry] = field(default_factory=list)
-    moved: list[tuple[int, int]] = field(default_factory=list)  # (old key, new key)
+    moved: list[tuple[int, int, int]] = field(default_factory=list)  # (old key, new key, mid)
     drop: list[int] = field(default_factory=list)  # keys
     seen: dict[Key, int] = field(default_factory=dict)
     retained: dict[str, Publish | None] = field(default_factory=dict)
@@ -106,6 +106,7 @@ class Start(Struct):
     next_id: int
     depth: int
     used_bytes: int
+    refused: int = 0
 
 
 class Outbox:
@@ -189,7 +190,9 @@ class Outbox:
                       for t, q, p in db.execute("SELECT topic, qos, payload FROM retained")},
             wills={c: Publish(t, p, q, bool(r), False, 0)
                    for c, t, q, r, p in db.execute("SELECT * FROM will")},
-            next_id=newest + 1, depth=depth, used_bytes=used + depth * ROW_OVERHEAD_BYTES)
+            next_id=newest + 1, depth=depth, used_bytes=used + depth * ROW_OVERHEAD_BYTES,
+            refused=db.execute("SELECT count(*) FROM msg WHERE key >= ?",
+                               (REFUSED << LANE_SHIFT,)).fetchone()[0])
 
     def apply(self, batch: Batch) -> None:
         """Commit a batch; returns after its fsync. Raises OutboxError, nothing then changed."""
@@ -206,7 +209,7 @@ class Outbox:
             if batch.done:
                 db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", _ranges(batch.done))
             if batch.moved:
-                db.executemany("UPDATE msg SET key = ?2 WHERE key = ?1", batch.moved)
+                db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", batch.moved)
             if batch.drop:
                 db.executemany("DELETE FROM msg WHERE key = ?", [(key,) for key in batch.drop])
             self._apply_rest(batch)

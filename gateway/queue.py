@@ -14,7 +14,7 @@ from typing import Protocol
 from gateway.outbox import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry, Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
 
-LIVE_MOST = 4096
+LIVE_MOST = 4096  # in each of the two lanes
 LIVE_MOST_BYTES = 8 * 2**20
 _ID_MASK = (1 << LANE_SHIFT) - 1
 
@@ -33,15 +33,19 @@ class Queue:
         self.max_bytes = max_bytes
         self.used_bytes = start.used_bytes
         self.depth = start.depth
-        self.refused = sum(e.lane == REFUSED for e in start.entries)
+        self.refused = start.refused
         self.dropped: Counter[str] = Counter()  # by reason
         self.backlog = Counter(start.backlog)  # rows by source, in the backlog lane
         loaded = sum(e.lane == BACKLOG for e in start.entries)
         self.unloaded = sum(self.backlog.values()) - loaded
         self._mids = mids
         self._next_id = start.next_id
-        self._live = sum(e.lane < BACKLOG for e in start.entries)
-        self._live_bytes = 0
+        self._live = [0, 0]  # messages and bytes in memory, by lane
+        self._live_bytes = [0, 0]
+        for entry in start.entries:
+            if entry.lane < BACKLOG:
+                self._live[entry.lane] += 1
+                self._live_bytes[entry.lane] += entry.size()
         self._latest: dict[str, Entry] = {}  # topic → newest unsent entry, where a route wants it
         self._room: list[int] = []
 
@@ -50,11 +54,12 @@ class Queue:
         return self.used_bytes + size > self.max_bytes
 
     def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
-            age_s: int) -> tuple[Entry, Entry | None] | None:
+            age_s: int, *, force: bool = False) -> tuple[Entry, Entry | None] | None:
         """Make the entry for a message.
 
-        qos: the sender's. Returns the entry and one that it replaces (`latest-only`), or None
-        where the outbox is full and the route's policy is to take no more.
+        qos: the sender's. force: take it although the outbox is full. Returns the entry and one
+        that it replaces (`latest-only`), or None where the outbox is full and the route's policy
+        is to take no more.
         """
         route = target.route
         size = len(payload) + len(target.topic) + ROW_OVERHEAD_BYTES
@@ -63,7 +68,8 @@ class Queue:
             old = self._latest.pop(target.topic, None)
             if old is not None and old.sent:
                 old = None
-        if self.used_bytes + size > self.max_bytes and old is None and route.full != "drop-oldest":
+        if self.used_bytes + size > self.max_bytes and old is None and not force \
+                and route.full != "drop-oldest":
             return None
         lane, qos = target.lane, max(qos, target.min_qos)
         if lane == URGENT:
@@ -71,17 +77,15 @@ class Queue:
         if route.retain != "as-is":
             retain = route.retain == "always"
         mid = 0
-        if self._live >= LIVE_MOST or self._live_bytes > LIVE_MOST_BYTES \
-                or self.backlog.get(source, 0):
+        if self._live[lane] >= LIVE_MOST or self._live_bytes[lane] > LIVE_MOST_BYTES \
+                or self.backlog.get(source, 0) or (qos and not self._has_mid()):
             lane = BACKLOG
             self.backlog[source] += 1
             self.unloaded += 1
         else:
-            self._live += 1
-            self._live_bytes += size
+            self._live[lane] += 1
+            self._live_bytes[lane] += size
             if qos:
-                if not self._room:
-                    self._room = self._mids.take_mids(256)[::-1]
                 mid = self._room.pop()
         entry = Entry(lane << LANE_SHIFT | self._next_id, mid, qos, retain, False, age_s,
                       route.filter, source, target.topic, payload)
@@ -91,6 +95,11 @@ class Queue:
         if route.full == "latest-only":
             self._latest[target.topic] = entry
         return entry, old
+
+    def _has_mid(self) -> bool:
+        if not self._room:
+            self._room = self._mids.take_mids(256)[::-1]
+        return bool(self._room)
 
     def loaded(self, entries: list[Entry], asked: int) -> None:
         """Rows of the backlog came into memory."""
@@ -113,14 +122,15 @@ class Queue:
         for _, source, size in rows:
             self._leave(BACKLOG, source, size)
 
-    def set_aside(self, entry: Entry) -> tuple[int, int]:
-        """The upstream refuses an entry: move it out of the way; return (old key, new key)."""
+    def set_aside(self, entry: Entry) -> tuple[int, int, int]:
+        """The upstream refuses an entry: move it out of the way; return (old key, new key, the
+        packet identifier that stays taken)."""
         self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1
         old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
-        return old, entry.key
+        return old, entry.key, entry.mid
 
     def _leave(self, lane: int, source: str, size: int) -> None:
         self.used_bytes -= size
@@ -130,5 +140,5 @@ class Queue:
             if self.backlog[source] <= 0:
                 del self.backlog[source]
         elif lane != REFUSED:
-            self._live -= 1
-            self._live_bytes -= size
+            self._live[lane] -= 1
+            self._live_bytes[lane] -= size
