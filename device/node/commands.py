@@ -22,7 +22,7 @@ def run(app, data):
 
 
 def _reboot(app, _data):
-    app.reboot_at = app.clock.now() + 500  # the answer goes first
+    app.reboot_at = app.now_ms() + 500  # the answer goes first
 
 
 def _period(app, data):
@@ -43,13 +43,13 @@ def _read(app, data):
 
 
 def _identify(app, data):
-    app.identify_until = app.clock.now() + int(data.get("for_s", 10) * 1000)
+    app.identify_until = app.now_ms() + int(data.get("for_s", 10) * 1000)
 
 
 def _heap(app, _data):
-    app.health.look()
-    print("heap low", app.health.low)
-    return {"free_b": app.health.free, "low_b": app.health.low}
+    app.look()
+    print("heap low", app.low)
+    return {"free_b": app.free, "low_b": app.low}
 
 
 def _about(app, _data):

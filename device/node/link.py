@@ -16,16 +16,9 @@ Rules:
 import socket
 
 import umqtt.simple as umqtt
+from micropython import const
 
 from node.wire import Broken, Pending, Wire
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 DOWN = const(0)
 CONNECTING = const(1)
@@ -33,35 +26,35 @@ _CONNACK = const(2)
 _SUBACK = const(3)
 UP = const(4)
 
-CONNECT_MS = const(5000)  # for TCP, and for each of CONNACK (with TLS) and SUBACK
-TLS_MS = const(15000)  # for the TLS handshake with CONNACK: 1 s on a quiet ESP32
-PING_MS = const(5000)  # for PINGRESP
-PACKET_MS = const(5000)  # for the rest of a packet, and for the network to take what we send
-PUBACK_MS = const(10000)
-FORGET_AFTER = const(3)  # failed connects, then the address is looked up anew
+_CONNECT_MS = const(5000)  # for TCP, and for each of CONNACK (with TLS) and SUBACK
+_TLS_MS = const(15000)  # for the TLS handshake with CONNACK: 1 s on a quiet ESP32
+_PING_MS = const(5000)  # for PINGRESP
+_PACKET_MS = const(5000)  # for the rest of a packet, and for the network to take what we send
+_PUBACK_MS = const(10000)
+_FORGET_AFTER = const(3)  # failed connects, then the address is looked up anew
 
 
 class Link:
     """A connection to one broker, opened and closed many times.
 
-    client_id, will_topic, filter_, user, password: bytes. host: str.
+    client_id, prefix (of all topics, with the slash), user, password: bytes. host: str.
     now_ms: the uptime [ms]. keepalive_s: announced to the broker; we ping at half of it.
     tls: None or an SSLContext. buf_bytes: the longest PUBLISH payload.
     """
 
-    def __init__(self, now_ms, client_id, host, port, filter_, will_topic, user=None,
-                 password=None, keepalive_s=30, tls=None, buf_bytes=1024):  # fmt: skip
+    def __init__(self, now_ms, client_id, host, port, prefix, user=None, password=None,
+                 keepalive_s=30, tls=None, buf_bytes=1024):  # fmt: skip
         self._now_ms = now_ms
         self._host = host
         self._port = port
         self._tls = tls
-        self._filter = filter_
+        self._filter = prefix + b"down/#"
         self._address = None
         self._keepalive_ms = keepalive_s * 1000
-        self.wire = Wire(buf_bytes + 96, 512)
+        self.wire = Wire(buf_bytes, 320)
         umqtt.socket = self.wire  # the name under which every version of it finds the module
         self._client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive_s)
-        self._client.set_last_will(will_topic, b"offline", retain=True, qos=1)
+        self._client.set_last_will(prefix + b"status", b"offline", retain=True, qos=1)
         self._client.set_callback(self._note)
         self._inbox = []
         self.state = DOWN
@@ -88,7 +81,7 @@ class Link:
         except Exception as error:
             self._fail(error)
             return
-        self._enter(CONNECTING, CONNECT_MS)
+        self._enter(CONNECTING, _CONNECT_MS)
 
     def close(self, why):
         """Close at once, without DISCONNECT: the broker publishes the will."""
@@ -123,7 +116,7 @@ class Link:
                 pass
             if qos:
                 self._pid = self._client.pid
-                self._puback_by = self._now_ms() + PUBACK_MS
+                self._puback_by = self._now_ms() + _PUBACK_MS
             self._said = self._now_ms()
             self.wire.flush()
         except Exception as error:
@@ -151,7 +144,7 @@ class Link:
     def _fail(self, error):
         if self.state != UP:
             self.failed += 1
-            if self.failed % FORGET_AFTER == 0:
+            if self.failed % _FORGET_AFTER == 0:
                 self._address = None
         self.close("%s %s" % (type(error).__name__, error))
 
@@ -177,7 +170,7 @@ class Link:
                 except Pending:
                     pass
                 self._heard = self._said = now
-                self._enter(_CONNACK, TLS_MS if self._tls else CONNECT_MS)
+                self._enter(_CONNACK, _TLS_MS if self._tls else _CONNECT_MS)
             elif now > self._deadline:
                 raise Broken("no TCP connection")
             return
@@ -208,7 +201,7 @@ class Link:
                 self._client.subscribe(self._filter)
             except Pending:
                 pass
-            self._enter(_SUBACK, CONNECT_MS)
+            self._enter(_SUBACK, _CONNECT_MS)
         elif high == 0x30:
             self._client.check_msg()
         elif kind == 0x90 and self.state == _SUBACK:
@@ -232,14 +225,14 @@ class Link:
             self._half = 0
         elif not self._half:
             self._half = now
-        elif now - self._half > PACKET_MS:
+        elif now - self._half > _PACKET_MS:
             raise Broken("half a packet")
-        if self._stuck and now - self._stuck > PACKET_MS and self.state == UP:
+        if self._stuck and now - self._stuck > _PACKET_MS and self.state == UP:
             raise Broken("cannot send")
         if self._pid and now > self._puback_by:
             raise Broken("no PUBACK")
         if self._ping:
-            if now - self._ping > PING_MS:
+            if now - self._ping > _PING_MS:
                 raise Broken("no PINGRESP")
         elif self.state == UP and self.wire.idle():
             quiet = self._keepalive_ms // 2

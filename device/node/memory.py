@@ -1,85 +1,64 @@
 """What survives a power cut beside the ring: the boot counter and this board's life.
 
-On the ESP32 in NVS (namespace "tidegate"), elsewhere in a small file.
+On the ESP32 in NVS (namespace "tidegate"), elsewhere in /memory.json.
 """
 
 import json
 import os
 
-
-class FileMemory:
-    """Numbers in one small file. load(), save(): as NvsMemory."""
-
-    def __init__(self, path="/memory.json"):
-        self._path = path
-
-    def load(self):
-        try:
-            with open(self._path) as f:
-                data = json.load(f)
-            return data["life"], data["boot"], data["unhealthy"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
-    def save(self, life, boot, unhealthy):
-        with open(self._path, "w") as f:
-            json.dump({"life": life, "boot": boot, "unhealthy": unhealthy}, f)
-
-
-class NvsMemory:
-    """The same in the ESP32's non-volatile storage. nvs: esp32.NVS of our namespace."""
-
-    def __init__(self, nvs):
-        self._nvs = nvs
-
-    def load(self):
-        """Return (life, boot, unhealthy boots in a row), or None if nothing was saved."""
-        life = bytearray(8)
-        try:
-            if self._nvs.get_blob("life", life) != 8:
-                return None
-            return life.decode(), self._nvs.get_i32("boot"), self._nvs.get_i32("unhealthy")
-        except OSError:
-            return None
-
-    def save(self, life, boot, unhealthy):
-        """Keep them. Raise OSError."""
-        nvs = self._nvs
-        nvs.set_i32("boot", boot)  # before life: a cut between them gives a new life
-        nvs.set_i32("unhealthy", unhealthy)
-        nvs.set_blob("life", life.encode())
-        nvs.commit()
+_PATH = "/memory.json"
 
 
 class Identity:
     """life (8 hex digits), boot (from 1), unhealthy: boots in a row before this one that did not
     end well. Counts this boot when it is made.
 
-    If it cannot be kept, life is drawn anew, so that no record ever gets a name twice.
+    nvs: an esp32.NVS, or None for the file. If the count cannot be kept, life is drawn anew, so
+    that no record ever gets the name of another.
     """
 
-    def __init__(self, memory):
-        self._memory = memory
-        kept = memory.load()
-        if kept:
-            self.life, self.boot, self.unhealthy = kept[0], kept[1] + 1, kept[2]
-        else:
-            self.life, self.boot, self.unhealthy = _draw(), 1, 0
-        self.kept = True
-        self._healthy = False
+    def __init__(self, nvs):
+        self._nvs = nvs
+        self._ill = True
         try:
-            memory.save(self.life, self.boot, self.unhealthy + 1)
+            self.life, boot, self.unhealthy = self._load()
+            self.boot = boot + 1
+        except (OSError, ValueError, KeyError):
+            self.life, self.boot, self.unhealthy = _draw(), 1, 0
+        try:
+            self._save(self.unhealthy + 1)
         except OSError:
-            self.life, self.boot, self.kept = _draw(), 1, False
+            self.life, self.boot, self._ill = _draw(), 1, False
 
     def healthy(self):
-        """Say that this boot does its work; remembered once."""
-        if not self._healthy and self.kept:
-            self._healthy = True
+        """Say that this boot does its work; kept once."""
+        if self._ill:
+            self._ill = False
             try:
-                self._memory.save(self.life, self.boot, 0)
+                self._save(0)
             except OSError:
                 pass
+
+    def _load(self):
+        nvs = self._nvs
+        if nvs:
+            life = bytearray(8)
+            nvs.get_blob("life", life)
+            return life.decode(), nvs.get_i32("boot"), nvs.get_i32("unhealthy")
+        with open(_PATH) as f:
+            data = json.load(f)
+        return data["life"], data["boot"], data["unhealthy"]
+
+    def _save(self, unhealthy):
+        nvs = self._nvs
+        if nvs:
+            nvs.set_i32("boot", self.boot)  # life last: without it the others do not count
+            nvs.set_i32("unhealthy", unhealthy)
+            nvs.set_blob("life", self.life.encode())
+            nvs.commit()
+        else:
+            with open(_PATH, "w") as f:
+                json.dump({"life": self.life, "boot": self.boot, "unhealthy": unhealthy}, f)
 
 
 def _draw():

@@ -11,13 +11,7 @@ out when the table is full: the text is then the JSON itself.
 import json
 from struct import pack_into, unpack_from
 
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
+from micropython import const
 
 MAX_RECORD = const(248)  # bytes, with the length byte
 MAX_SHAPES = const(64)

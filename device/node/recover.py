@@ -5,6 +5,7 @@ Imported only when there is something, so it costs no heap on most boots.
 
 from struct import unpack_from
 
+from node.records import MAX_RECORD
 from node.ring import BLOCK, BOOT_BYTES, FORMAT, SLOT_HEAD, SLOTS
 
 
@@ -14,10 +15,11 @@ def recover(ring, slots):
     slots: the names of the slot files that are there.
     """
     store = ring.store
-    data = bytearray(BLOCK)  # freed at the end
+    data = bytearray(SLOT_HEAD + MAX_RECORD)
     try:
-        size = store.read("shapes", 0, data)
-        ring.shapes.load(bytes(data[:size]))
+        table = bytearray(max(0, store.size("shapes")))
+        store.read("shapes", 0, table)
+        ring.shapes.load(bytes(table))
     except (OSError, ValueError, TypeError):
         ring.corrupt += 1
     try:

@@ -20,17 +20,13 @@ Rules:
 - A write either happens or not: littlefs shows a file's old content until it is closed.
 """
 
+from array import array
 from struct import pack_into, unpack_from
 
+from micropython import const
+
+from node import once
 from node.records import MAX_RECORD, Shapes, encode
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
 
 BLOCK = const(4096)
 SLOTS = const(64)
@@ -67,8 +63,7 @@ class Ring:
         self._mv = memoryview(self._buf)
         self._head = self._safe = self._tail = 0  # offsets: oldest, first unsafe, end
         self._low = self._safe_seq = self._next = 1  # the seq at each
-        self._slot_buf = bytearray(SLOT_HEAD + MAX_RECORD)
-        self._slot_last = [0] * SLOTS
+        self._slot_last = array("I", [0] * SLOTS)
         self._scratch = bytearray(512)
         self._smv = memoryview(self._scratch)
         self._first_seg = self._end_seg = 1
@@ -120,7 +115,7 @@ class Ring:
         return self._safe == self._tail
 
     def _write_slot(self, slot):
-        buf = self._slot_buf
+        buf = self._scratch
         pos, seq, size = self._safe, self._safe_seq, SLOT_HEAD
         while pos < self._tail:
             step = self._buf[pos] + 1
@@ -133,7 +128,7 @@ class Ring:
         back = min(self._safe_seq - self._low, 0xFFFF)
         pack_into("<B4sIIHB", buf, 0, FORMAT, self.life, self.boot, self._safe_seq, back,
                   seq - self._safe_seq)  # fmt: skip
-        self.store.write("j%d" % slot, memoryview(buf)[:size])
+        self.store.write("j%d" % slot, self._smv[:size])
         self._slot_last[slot] = seq - 1
         self._safe, self._safe_seq = pos, seq
 
@@ -365,6 +360,4 @@ class Ring:
         self._first_seg = self._first_seg or self._end_seg
         if not slots and self._first_seg == self._end_seg:
             return  # nothing held: shapes and boots start anew
-        from node.recover import recover
-
-        recover(self, slots)
+        once("recover").recover(self, slots)

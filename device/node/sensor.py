@@ -41,15 +41,6 @@ class Sensor:
         return
 
 
-def make(settings, board):
-    """Return the sensor that a settings entry asks for: `kind` is a module of node.sensors.
-
-    Raise ImportError for a kind that is not there, and what its open() raises.
-    """
-    module = __import__("node.sensors." + settings["kind"], None, None, ("make",))
-    return module.make(settings, board)
-
-
 class Sampler:
     """Reads every sensor on its own period. put: called as put(uptime_ms, name, keys, values)."""
 

@@ -1,9 +1,10 @@
 """From power-on to the loop, and out of it again without harm."""
 
+import gc
 import sys
 import time
 
-from node import board, settings
+from node import board, once
 
 _AGAIN_S = 10
 
@@ -11,14 +12,15 @@ _AGAIN_S = 10
 def main():
     """Run the node until Ctrl-C; after an error say it and reset, so that it never just stops."""
     try:
-        config = settings.load()
-    except settings.SettingsError as error:
+        settings = once("settings").load()
+    except ValueError as error:
         print(error)
         return  # to the prompt: there is nothing to do without settings
     try:
-        from node.app import App
-
-        App(config).run()
+        app = once("wiring").build(settings)
+        del settings
+        gc.collect()
+        app.run()
     except KeyboardInterrupt:
         board.relax_watchdog()
         print("stopped; the prompt is yours")

@@ -3,7 +3,7 @@
 Rules:
 - One batch in flight. It is out of the ring when the gateway acknowledges it (delivery "gateway")
   or when its PUBACK has come (delivery "broker").
-- No acknowledgement within ACK_MS: the connection is closed, and after the backoff all goes out
+- No acknowledgement within _ACK_MS: the connection is closed, and after the backoff all goes out
   again from the lowest record held.
 - An acknowledgement that moves nothing on is no reason to send again at once.
 - The backoff starts over when a record was acknowledged, not when a connection stood: a gateway
@@ -12,18 +12,12 @@ Rules:
 
 import json
 
+from micropython import const
+
 from node.batch import build
 from node.link import CONNECTING, DOWN, UP
 
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
-
-ACK_MS = const(10000)
+_ACK_MS = const(10000)
 _STALL_MS = const(1000)
 
 
@@ -35,8 +29,8 @@ class Uplink:
     qos: of batches, 0 or 1. to_broker: delivery "broker".
     """
 
-    def __init__(self, link, ring, backoff, rand, now_ms, device, about, command, qos=0,
-                 to_broker=False, batch_bytes=1024):  # fmt: skip
+    def __init__(self, link, ring, backoff, rand, now_ms, prefix, about, command, qos=0,
+                 to_broker=False):  # fmt: skip
         self._link = link
         self._ring = ring
         self._backoff = backoff
@@ -46,18 +40,11 @@ class Uplink:
         self._command = command
         self._qos = 1 if to_broker else qos
         self._to_broker = to_broker
-        prefix = "tidegate/" + device + "/"
-        self._up = (prefix + "up").encode()
-        self._status = (prefix + "status").encode()
-        self._about_topic = (prefix + "about").encode()
-        self._answer = (prefix + "answer").encode()
-        self._ack_topic = (prefix + "down/ack").encode()
-        self._cmd_topic = (prefix + "down/cmd").encode()
-        self._out = bytearray(batch_bytes)
-        self._omv = memoryview(self._out)
+        self._prefix = prefix
+        self._room = len(prefix) + 12  # fixed header, topic and packet identifier of a batch
         self._flight = None  # (life, boot, last seq) of the batch that is out
         self._flight_by = 0
-        self._todo = []  # (topic, payload, retain, qos) to send before the next batch
+        self._todo = []  # (last part of the topic, payload, retain, qos) to send before a batch
         self._open_at = 0
         self._stall_until = 0
         self._was = DOWN
@@ -88,10 +75,10 @@ class Uplink:
             self._take(message, now)
         self._send(now)
 
-    def again(self, topic_about=True):
+    def again(self):
         """Publish about once more."""
-        if topic_about and self._link.state == UP:
-            self._todo.append((self._about_topic, self._about(), True, 0))
+        if self._link.state == UP:
+            self._todo.append((b"about", self._about(), True, 0))
 
     def _note_state(self, now):
         state = self._link.state
@@ -99,10 +86,8 @@ class Uplink:
             return
         if state == UP:
             print("online")
-            self._todo = [
-                (self._status, b"online", True, 1),
-                (self._about_topic, self._about(), True, 0),
-            ]
+            self._todo = [(b"status", b"online", True, 1)]
+            self.again()
         elif state == DOWN:
             wait_ms = self._backoff.next_ms(self._rand())
             print("offline", self._link.why, "again in", wait_ms, "ms")
@@ -115,12 +100,12 @@ class Uplink:
         topic, payload = message
         try:
             data = json.loads(payload)
-            if topic == self._ack_topic:
+            if topic.endswith(b"/down/ack"):
                 self._acked(data, now)
-            elif topic == self._cmd_topic:
+            elif topic.endswith(b"/down/cmd"):
                 answer = self._command(data)
                 if answer is not None and len(self._todo) < 4:
-                    self._todo.append((self._answer, json.dumps(answer).encode(), False, 0))
+                    self._todo.append((b"answer", json.dumps(answer).encode(), False, 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             print("unreadable message", topic, error)
 
@@ -153,15 +138,19 @@ class Uplink:
                 self._note_state(now)
                 return
         if self._todo:
-            if link.send(*self._todo[0]):
+            last, payload, retain, qos = self._todo[0]
+            if link.send(self._prefix + last, payload, retain, qos):
                 self._todo.pop(0)
             return
         if self._flight or now < self._stall_until or (self._qos and link.waiting()):
             return
-        built = build(self._ring, self._out, now)
+        if not link.wire.idle():
+            return
+        out = link.wire.room(self._room)
+        built = build(self._ring, out, now)
         if built is None:
             return
         used, life, boot, last = built
-        if link.send(self._up, self._omv[:used], False, self._qos):
+        if link.send(self._prefix + b"up", out[:used], False, self._qos):
             self._flight = (life, boot, last)
-            self._flight_by = now + ACK_MS
+            self._flight_by = now + _ACK_MS

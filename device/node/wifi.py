@@ -1,14 +1,7 @@
 """Wi-Fi as a station, without waiting: the only file that imports network."""
 
 import network
-
-try:
-    from micropython import const
-except ImportError:  # CPython
-
-    def const(value):
-        return value
-
+from micropython import const
 
 _TRY_MS = const(15000)  # a connect that takes longer is begun anew
 _REST_MS = const(1000)  # after disconnect(): connecting in a transient state fails

@@ -132,6 +132,13 @@ class Wire:
         """Return whether all that was written has been handed to the network."""
         return self._sent == self._end
 
+    def room(self, at):
+        """Return the buffer for what goes out, from at: a payload built there is not held twice.
+
+        Only while idle(). What write() puts before it must not be longer than at.
+        """
+        return self._omv[at:]
+
     def flush(self):
         """Send what the network takes now. Raise OSError if it is gone."""
         if self._sent < self._end:
