@@ -133,7 +133,7 @@ class Bridge:
 
     def _insert(self, entries: list[Entry]) -> None:
         committer = self.committer
-        committer.insert(entries, time.monotonic())
+        committer.insert(entries)
         if self._fresh_batch is not committer.batch:
             self._fresh_batch = committer.batch
             committer.after(partial(self._stored, committer.batch))

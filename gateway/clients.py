@@ -58,9 +58,9 @@ class Clients:
     # --- packets
 
     def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None:
-        publishes: list[wire.Publish] = []
+        session, publishes = conn.session, []
         for packet in packets:
-            if isinstance(packet, wire.Publish):
+            if type(packet) is wire.Publish:
                 publishes.append(packet)
                 continue
             if publishes:  # keep the order of what it did
@@ -74,8 +74,9 @@ class Clients:
                 self._connect(conn, packet)
         if publishes:
             self._publishes(conn, publishes, now_s)
-        if conn.session is not None:
-            self.flush(conn.session)
+        session = session or conn.session
+        if session is not None and session.out:
+            self.flush(session)
 
     def _connect(self, conn: Connection, packet: wire.Connect) -> None:
         client_id = packet.client_id
@@ -144,8 +145,10 @@ class Clients:
         if not conn.unacked_bytes and now_s - conn.acked_s < WAITING_S:
             self._committer.hurry()
         new = publishes
-        if any(p.qos == 2 for p in publishes):
-            new = [p for p in publishes if not self._seen(session, p)]
+        for p in publishes:
+            if p.qos == 2:
+                new = [p for p in publishes if not self._seen(session, p)]
+                break
         took = self.intake(session.client_id, new)
         if took < len(new):
             conn.held = new[took:]

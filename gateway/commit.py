@@ -86,12 +86,12 @@ class Committer:
         self._idle.set()
         self._stopping = False
 
-    def insert(self, entries: list[Entry], now_s: float) -> None:
+    def insert(self, entries: list[Entry]) -> None:
         """Add messages to the next batch."""
         self.batch.insert += entries
-        self.waiting_bytes += sum(len(e.payload) + len(e.topic) for e in entries)
-        self._pacer.arrived(len(entries), now_s)
-        self.wake()
+        for entry in entries:
+            self.waiting_bytes += len(entry.payload)
+        self._wake.set()
 
     def after(self, callback: Callback) -> None:
         """Call back once all that was added so far is on disk."""
@@ -128,6 +128,7 @@ class Committer:
                 # Look again soon: a burst or a waiting client ends the wait early.
                 await asyncio.sleep(min(delay_s, 0.02))
             self._wake.clear()
+            self._pacer.arrived(len(self.batch.insert), time.monotonic())
             batch, after = self.batch, self._after
             self.batch, self._after, self.waiting_bytes = Batch(), [], 0
             await self._commit(batch)

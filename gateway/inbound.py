@@ -34,7 +34,15 @@ class Inbound:
         if not packets:
             return packets
         was_open = self.state == OPEN
-        if not was_open:
+        if was_open:
+            for packet in packets:
+                if type(packet) is not wire.Publish:
+                    break
+            else:  # the fast path: nothing but publishes
+                if self.keepalive_s:
+                    self._deadline_s = now_s + 1.5 * self.keepalive_s
+                return packets
+        else:
             self._opened(packets[0], now_s)
         if self.keepalive_s:
             self._deadline_s = now_s + 1.5 * self.keepalive_s  # MQTT-3.1.2-24

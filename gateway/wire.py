@@ -23,6 +23,7 @@ _TOPICS_CACHED = 4096
 
 PINGRESP_BYTES = b"\xd0\x00"
 _head_ack = struct.Struct(">BBH").pack
+_BYTE = [bytes((value,)) for value in range(256)]
 _u16 = struct.Struct(">H")
 
 
@@ -162,7 +163,11 @@ def decode(data: bytes, max_bytes: int = _MAX_REMAINING, *, v5: bool = False,
             raw = data[body + 2:cut]
             mid = 0
             if qos:
-                mid = _mid(data, cut, end)
+                if cut + 2 > end:
+                    raise ProtocolError("malformed", "no packet identifier")
+                mid = data[cut] << 8 | data[cut + 1]
+                if mid == 0:  # section 2.3.1
+                    raise ProtocolError("malformed", "packet identifier 0")
                 cut += 2
             if v5:
                 cut = _skip_properties(data, cut, end)
@@ -307,9 +312,12 @@ def encode_publish(topic: bytes, payload: bytes, qos: int, retain: bool, dup: bo
                    *, v5: bool = False) -> bytes:
     """PUBLISH (section 3.3). topic: as `encode_text` gives it, so that it can be kept."""
     head = 0x30 | qos << 1 | retain | (8 if dup else 0)
-    extra = (_u16.pack(mid) if qos else b"") + (b"\0" if v5 else b"")
+    extra = _u16.pack(mid) if qos else b""
+    if v5:
+        extra += b"\0"  # no properties
     length = len(topic) + len(extra) + len(payload)
-    return b"".join((bytes((head,)), encode_length(length), topic, extra, payload))
+    size = _BYTE[length] if length < 128 else encode_length(length)
+    return b"".join((_BYTE[head], size, topic, extra, payload))
 
 
 def encode_ack(kind: int, mid: int) -> bytes:
