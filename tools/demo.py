@@ -84,7 +84,7 @@ class Show:
         *,
         length_s: float,
         timeline: Sequence[Step] = TIMELINE,
-        gateway_env: dict[str, str] | None = None,
+        fault: str = "",
     ) -> None:
         self.state = DemoState(list(names))
         self.state.length_s = length_s
@@ -93,7 +93,7 @@ class Show:
         self._make_board = make_board
         self._names = list(names)
         self._timeline = timeline
-        self._gateway_env = gateway_env
+        self._fault = fault
         self.drain_s = min(MOST_DRAIN_S, 5 + length_s / 2)
         self._stack = ExitStack()
         self._ended = threading.Event()
@@ -123,7 +123,7 @@ class Show:
         self.judge = Subscriber(self.upstream.port, ["#"], on_arrival=state.arrival)
         self._stack.enter_context(self.judge)
         self.gateway = Gateway(
-            self._folder / "gateway", self.upstream.port, name=GATEWAY, env=self._gateway_env
+            self._folder / "gateway", self.upstream.port, name=GATEWAY, fault=self._fault
         )
         self._stack.enter_context(self.gateway)
         state.gateway_up = True

@@ -72,12 +72,10 @@ def play(
     picture: Path | None = None,
     *,
     timeline: Sequence[Step] = TIMELINE,
-    gateway_env: dict[str, str] | None = None,
+    fault: str = "",
 ) -> int:
     """Put the show on in `folder`; gives the exit code, 0 or 1."""
-    show = Show(
-        folder, make_board, NAMES, length_s=seconds, timeline=timeline, gateway_env=gateway_env
-    )
+    show = Show(folder, make_board, NAMES, length_s=seconds, timeline=timeline, fault=fault)
     with show:
         view = choose_view(show.state)
         try:

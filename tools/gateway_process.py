@@ -13,7 +13,9 @@ from typing import Any
 from tools.ports import HOST, PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
-COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()"]
+COMMAND = [sys.executable, "-m", "gateway"]
+FAULTY = [sys.executable, "-m", "tools.faulty_gateway", "--fault"]
+PROJECT = Path(__file__).resolve().parent.parent
 STATUS_S = 5.0
 
 
@@ -21,7 +23,8 @@ class Gateway:
     """`tidegate run` on a free loopback port, with its outbox in `folder`.
 
     upstream_port: of the broker on loopback. settings: TOML that follows the two tables
-    `[listener]` and `[upstream]`, `[[route]]` for instance. env: added to the environment.
+    `[listener]` and `[upstream]`, `[[route]]` for instance. fault: one of those that
+    tools.faulty_gateway can plant. env: added to the environment.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Gateway:
         *,
         settings: str = "",
         name: str = "gateway",
+        fault: str = "",
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
@@ -43,8 +47,9 @@ class Gateway:
             f'[upstream]\nurl = "mqtt://{HOST}:{upstream_port}"\n'
             f"{settings}"
         )
-        argv = [*COMMAND, "run", "-c", str(self.config)]
-        self.child = Child(argv, log=folder / "gateway.log", env=env)
+        program = [*FAULTY, fault] if fault else COMMAND
+        argv = [*program, "run", "-c", str(self.config)]
+        self.child = Child(argv, log=folder / "gateway.log", env=env, cwd=PROJECT)
 
     @property
     def status_topic(self) -> str:
@@ -79,7 +84,9 @@ class Gateway:
         """Return what `tidegate status` says; None where nobody answers."""
         argv = [*COMMAND, "status", "-c", str(self.config)]
         try:
-            done = subprocess.run(argv, capture_output=True, timeout=STATUS_S, check=False)
+            done = subprocess.run(
+                argv, capture_output=True, timeout=STATUS_S, cwd=PROJECT, check=False
+            )
             found = json.loads(done.stdout)
         except (subprocess.TimeoutExpired, ValueError):
             return None

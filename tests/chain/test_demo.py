@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tools import demo_cli
+from tools.gateway_process import PROJECT
 
-COMMAND = [sys.executable, "-c", "from gateway.cli import main; main()", "demo", "--seconds", "30"]
+COMMAND = [sys.executable, "-m", "gateway", "demo", "--seconds", "30"]
 VERDICT = re.compile(
     r"verdict: (PASS|FAIL) produced=(\d+) delivered=(\d+) lost=(\d+) duplicated=(\d+)"
     r" reordered=(\d+)"
@@ -28,7 +29,7 @@ RUNNING = "readings of every board arrive upstream"
 @contextmanager
 def running_demo() -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        COMMAND, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         yield process
@@ -128,12 +129,22 @@ def test_demo_without_fault_passes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "verdict: PASS" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_demo_gateway_that_drops_one_record_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("fault", "counts"),
+    [
+        ("drop-one", "lost=1 duplicated=0 reordered=0"),
+        ("double-one", "lost=0 duplicated=1 reordered=0"),
+        ("reorder", "lost=0 duplicated=0 reordered=1"),
+    ],
+)
+def test_demo_faulty_gateway_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, counts: str
 ) -> None:
-    code = demo_cli.play(tmp_path, 3, timeline=(), gateway_env={"TIDEGATE_FAULT": "drop-one"})
-    found = VERDICT.fullmatch(capsys.readouterr().out.splitlines()[-1])
+    assert demo_cli.play(tmp_path, 4, timeline=(), fault=fault) == 1
+    lines = capsys.readouterr().out.splitlines()
+    found = VERDICT.fullmatch(lines[-1])
     assert found is not None
-    assert code == 1
     assert found[1] == "FAIL"
-    assert found[4] == "1"
+    assert lines[-1].endswith(counts)
+    kind = {"drop-one": "lost", "double-one": "duplicated", "reorder": "reordered"}[fault]
+    assert sum(f"{kind}: " in line and " boot 1 seq " in line for line in lines) == 1
