@@ -10,7 +10,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain hil))
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo cleanroom clean
+.PHONY: help setup check test demo bench cleanroom clean
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -45,6 +45,9 @@ test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to p
 
 demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
 	@$(VENV)/tidegate demo --seconds $(SECONDS)
+
+bench: setup ## the gateway against Mosquitto's bridge under the same load (ARGS=--help)
+	$(VENV)/python -m tools.bench $(ARGS)
 
 cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
 	$(PYTHON) -m tools.cleanroom
