@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from gateway import wire
+from gateway.caution import Caution
 from gateway.commit import RETRY_S, Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight, Limits
@@ -43,6 +44,8 @@ class Drain:
         self._leaving_bytes = 0  # dropped from memory, still on disk
         self._tasks: set[asyncio.Task[None]] = set()
         self._progress_s = 0.0
+        self._caution = Caution()
+        self._window = 0
 
     # --- entries
 
@@ -149,6 +152,10 @@ class Drain:
     # --- what the link tells
 
     def upstream_connected(self, session_present: bool, limits: Limits) -> None:
+        self._window = limits.window
+        if self._caution.connected():
+            limits.window = 1
+            log.warning("the broker closes on what we send, sending one at a time")
         orphans = self.flight.start(session_present, limits)
         if orphans:
             self.remove(orphans)
@@ -157,12 +164,20 @@ class Drain:
         self.on_connected()
         self.upstream_writable()
 
-    def upstream_lost(self) -> None:
+    def upstream_lost(self, by_broker: bool) -> None:
+        blamed = self._caution.lost(by_broker, self.flight.unanswered() if by_broker else [])
+        if blamed is not None:
+            log.error("the broker closes on a message, set aside topic=%s bytes=%d", blamed.topic,
+                      len(blamed.payload))
+            del self.flight.in_flight[blamed.mid]
+            self._set_aside(blamed, keep_mid=True)
         self.flight.stop()
 
     def upstream_acks(self, acks: list[wire.Ack]) -> None:
         progress = self.flight.acks(acks)
         self._progress_s = time.monotonic()
+        if self._caution.acknowledged(len(acks)):
+            self.flight.limits.window = self._window
         if progress.reply:
             self._write([bytes(progress.reply)])
         if progress.done:
@@ -213,6 +228,11 @@ class Drain:
         upstream = self.upstream
         while upstream is not None and upstream.writable():
             parts, ended = self.flight.send(SEND_BYTES, time.monotonic())
+            for entry in self.flight.oversized:
+                log.error("too big for the upstream, set aside topic=%s bytes=%d", entry.topic,
+                          len(entry.payload))
+                self._set_aside(entry, keep_mid=entry.sent)
+            self.flight.oversized.clear()
             if not parts:
                 break
             upstream.write(parts)

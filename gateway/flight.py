@@ -72,6 +72,7 @@ class Flight:
         self.in_flight: dict[int, Entry] = {}  # by packet identifier, in order of first send
         self.lanes: tuple[deque[Entry], ...] = (deque(), deque(), deque())
         self.acknowledged = 0  # messages done, ever
+        self.oversized: list[Entry] = []  # found by `send`, to be set aside
         self._open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
         self._free = deque(range(1, MIDS + 1))
         self._taken: set[int] = set()
@@ -101,7 +102,7 @@ class Flight:
             if entry.lane == REFUSED:
                 continue  # keeps its identifier: the upstream may still hold a message under it
             if entry.mid:
-                entry.sent = True
+                entry.sent, entry.taken = True, entry.released
                 self.in_flight[entry.mid] = entry
             else:
                 self.lanes[entry.lane].append(entry)
@@ -115,14 +116,18 @@ class Flight:
         self._again.clear()
         for mid, entry in list(self.in_flight.items()):
             entry.sent_s = 0.0
-            if entry.released and not session_present:
+            if (entry.released or entry.taken) and not session_present:
                 del self.in_flight[mid]
                 orphans.append(entry)
                 continue
-            if not entry.released:
+            if not entry.taken:
                 entry.sent = session_present
             self._again.append(entry)
         return orphans
+
+    def unanswered(self) -> list[Entry]:
+        """Entries sent on this connection that the upstream has said nothing about."""
+        return [e for e in self.in_flight.values() if e.sent_s and not e.taken]
 
     def stop(self) -> None:
         """The connection is gone."""
@@ -150,21 +155,34 @@ class Flight:
             entry = self._again.popleft()
             if self.in_flight.get(entry.mid) is not entry:
                 continue  # given up meanwhile
+            if entry.taken and not entry.released:  # its PUBREL follows, see `released`
+                entry.sent_s = now_s
+                room -= 1
+                continue
             part = self._packet(entry, dup=entry.sent)
-            entry.sent, entry.sent_s = True, now_s
+            if len(part) > self.limits.max_packet_bytes:
+                del self.in_flight[entry.mid]
+                self.oversized.append(entry)
+                continue
             parts.append(part)
             max_bytes -= len(part)
+            if min(entry.qos, self.limits.max_qos) == 0 and not entry.released:
+                del self.in_flight[entry.mid]
+                ended.append(entry)
+                continue
+            entry.sent, entry.sent_s = True, now_s
             room -= 1
-        if self._again:
-            self._open = self.limits.window - room
-            return parts, ended
-        for lane in self.lanes:
+        max_qos, max_packet_bytes = self.limits.max_qos, self.limits.max_packet_bytes
+        for lane in self.lanes if not self._again else ():
             while lane and max_bytes > 0 and (room > 0 or lane[0].mid == 0):
                 entry = lane.popleft()
                 part = self._packet(entry, dup=False)
+                if len(part) > max_packet_bytes:
+                    self.oversized.append(entry)
+                    continue
                 parts.append(part)
                 max_bytes -= len(part)
-                if entry.mid:
+                if entry.mid and max_qos:
                     entry.sent, entry.sent_s = True, now_s
                     self.in_flight[entry.mid] = entry
                     room -= 1
@@ -182,9 +200,9 @@ class Flight:
             if len(self._topics) > 8192:
                 self._topics.clear()
             topic = self._topics[entry.topic] = encode_text(entry.topic)
-        limits = self.limits
-        return encode_publish(topic, entry.payload, min(entry.qos, limits.max_qos),
-                              entry.retain and limits.retain, dup, entry.mid, v5=limits.v5)
+        limits, qos = self.limits, min(entry.qos, self.limits.max_qos)
+        return encode_publish(topic, entry.payload, qos, entry.retain and limits.retain,
+                              dup and qos > 0, entry.mid, v5=limits.v5)
 
     def acks(self, packets: list[Ack]) -> Progress:
         """PUBACK, PUBREC and PUBCOMP that came."""
@@ -195,23 +213,26 @@ class Flight:
             entry = flying.get(mid)
             if entry is not None and not entry.sent_s:
                 continue  # not sent on this connection
+            if kind == PUBREL:
+                continue  # of a message to us
             if kind == PUBREC:
                 if entry is None:
                     # Of a session older than our outbox: let the upstream finish it.
                     if ack.reason < 0x80 and mid not in self._taken:
                         progress.reply += encode_ack(PUBREL, mid)
-                elif ack.reason >= 0x80:
+                elif ack.reason >= 0x80 and not entry.taken:
                     self._refuse(entry, ack.reason, progress)
                 elif entry.released:
                     progress.reply += encode_ack(PUBREL, mid)
-                elif min(entry.qos, max_qos) == 2:
+                elif min(entry.qos, max_qos) == 2 and not entry.taken:
+                    entry.taken = True
                     progress.release.append(entry)
             elif entry is None:
                 continue  # of a message that has ended, or that is not ours
-            elif kind == PUBACK and ack.reason >= 0x80 and not entry.released:
+            elif kind == PUBACK and ack.reason >= 0x80 and not entry.taken:
                 self._refuse(entry, ack.reason, progress)
             elif entry.released if kind == PUBCOMP else \
-                    not entry.released and min(entry.qos, max_qos) == 1:
+                    not entry.taken and min(entry.qos, max_qos) == 1:
                 del flying[mid]
                 self._open -= 1
                 progress.done.append(entry)
@@ -244,7 +265,7 @@ class Flight:
         """Blame an entry whose acknowledgement never came while later ones did; True when it
         should be set aside."""
         entry.tries += 1
-        if entry.tries < MAX_TRIES or entry.released:
+        if entry.tries < MAX_TRIES:
             return False
         if self.in_flight.pop(entry.mid, None) is not None and entry.sent_s:
             self._open -= 1

@@ -47,6 +47,7 @@ class Entry(Struct, gc=False):
     key: lane and id. mid: packet identifier, 0 where it has none (yet, or at QoS 0). age_s: the
     outbox's own clock when it came, see `Outbox.clock_s`. route: the route's filter. source: whose
     order it belongs to. tries: how often the link was given up for want of its acknowledgement.
+    taken: its PUBREC came, `released` is on its way to the disk.
     """
 
     key: int
@@ -62,6 +63,7 @@ class Entry(Struct, gc=False):
     sent: bool = False
     tries: int = 0
     sent_s: float = 0.0
+    taken: bool = False
 
     @property
     def lane(self) -> int:

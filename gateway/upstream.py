@@ -41,7 +41,7 @@ class Listener(Protocol):
     def upstream_connected(self, session_present: bool, limits: Limits) -> None: ...
     def upstream_acks(self, acks: list[wire.Ack]) -> None: ...
     def upstream_writable(self) -> None: ...
-    def upstream_lost(self) -> None: ...
+    def upstream_lost(self, by_broker: bool) -> None: ...
     def upstream_message(self, topic: str, payload: bytes, retain: bool) -> None: ...
 
 
@@ -114,7 +114,7 @@ class Upstream:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        client.on_socket_register_write = lambda *_: self._flush_soon()
+        client.on_socket_close = lambda *_: self._detach()
         return client
 
     # --- what the bridge calls
@@ -142,7 +142,7 @@ class Upstream:
             self._lost.clear()
             self._client.feed.clear()
             self._client.out.clear()
-            self._buffer = b""
+            self._buffer, self._reason = b"", ""
             try:
                 await loop.run_in_executor(None, self._dial)
                 self._attach()
@@ -217,7 +217,7 @@ class Upstream:
                 part = self._client.receive()
                 if not part:
                     if not received:
-                        self._close("closed by the broker")
+                        self._close("closed by the broker", by_broker=True)
                         return
                     break
                 received.append(part)
@@ -226,7 +226,7 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(str(error))
+            self._close(str(error), by_broker=isinstance(error, ConnectionResetError))
             return
         if received:
             self._last_in_s = time.monotonic()
@@ -256,15 +256,10 @@ class Upstream:
         """Let paho read one control packet, and close where it did not like it."""
         self._client.feed += packet
         while self._client.feed:
-            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._close(self._reason or "refused")
+            ended = self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS
+            if ended or self._client.socket() is None:  # by DISCONNECT or CONNACK
+                self._close(self._reason or "refused", by_broker=True)
                 return
-
-    def _flush_soon(self) -> None:
-        """paho queued a packet (CONNECT); it may call from the dialling thread."""
-        if self._fd >= 0:
-            self._client.loop_write()
-            self._flush()
 
     def _flush(self) -> None:
         if self._fd < 0:
@@ -277,7 +272,8 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(str(error))
+            self._close(str(error), by_broker=isinstance(error, (ConnectionResetError,
+                                                                 BrokenPipeError)))
             return
         if self._client.out:
             loop.add_writer(self._fd, self._drained)
@@ -289,18 +285,22 @@ class Upstream:
         if self.writable():
             self._listener.upstream_writable()
 
-    def _close(self, reason: str) -> None:
+    def _close(self, reason: str, *, by_broker: bool = False) -> None:
+        self._detach()
+        self._reason = reason
+        was, self.connected = self.connected, False
+        self._client._sock_close()
+        if was:
+            self._listener.upstream_lost(by_broker)
+        self._lost.set()
+
+    def _detach(self) -> None:
+        """Stop watching the socket; before anybody closes it, or its number is another's."""
         if self._fd >= 0:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._fd)
             loop.remove_writer(self._fd)
             self._fd = -1
-        self._reason = reason
-        was, self.connected = self.connected, False
-        self._client._sock_close()
-        if was:
-            self._listener.upstream_lost()
-        self._lost.set()
 
     # --- paho's callbacks
 
