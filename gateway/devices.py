@@ -17,6 +17,8 @@ from gateway.errors import ProtocolError
 
 PREFIX = "tidegate/"
 _UP = re.compile(r"tidegate/([A-Za-z0-9_-]{1,32})/up")
+_SENSOR = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff+#/]{1,64}")  # it becomes a topic level
+_MOST = 2**53  # of seq and boot; SQLite and JSON readers keep such integers whole
 _MAX_MS = 253_402_300_799_999  # the year 9999; datetime ends there
 
 Value = float | int | bool | str | None
@@ -79,8 +81,12 @@ class Devices:
         except (msgspec.DecodeError, ValueError) as error:
             raise ProtocolError("unreadable batch", str(error)) from error
         if batch.v != 1 or not batch.recs or min(batch.seq, batch.low, batch.boot) < 1 \
-                or batch.low > batch.seq or len(batch.life) > 16:
+                or max(batch.seq, batch.boot) > _MOST or batch.low > batch.seq \
+                or not 1 <= len(batch.life) <= 16:
             raise ProtocolError("unreadable batch", "v, seq, low, boot, life or recs out of range")
+        for _, sensor, _ in batch.recs:
+            if not _SENSOR.fullmatch(sensor):
+                raise ProtocolError("unreadable batch", f"sensor name {sensor[:80]!r}")
         key = (device, batch.life, batch.boot)
         have = self._seen.get(key, 0)
         taken = Taken(key, [], have)

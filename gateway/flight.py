@@ -87,6 +87,10 @@ class Flight:
         self._taken.update(mids)
         return mids
 
+    def short_of_mids(self) -> bool:
+        """Whether most packet identifiers are taken."""
+        return len(self._free) < MIDS // 2
+
     def free_mids(self, mids: list[int]) -> None:
         """Give packet identifiers back: their end is on disk, or they were never used."""
         for mid in mids:
@@ -199,7 +203,9 @@ class Flight:
         if topic is None:
             if len(self._topics) > 8192:
                 self._topics.clear()
-            topic = self._topics[entry.topic] = encode_text(entry.topic)
+            topic = encode_text(entry.topic)
+            if len(topic) <= 512:
+                self._topics[entry.topic] = topic
         limits, qos = self.limits, min(entry.qos, self.limits.max_qos)
         return encode_publish(topic, entry.payload, qos, entry.retain and limits.retain,
                               dup and qos > 0, entry.mid, v5=limits.v5)

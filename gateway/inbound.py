@@ -27,6 +27,8 @@ class Inbound:
 
     def feed(self, data: bytes, now_s: float) -> list[wire.Packet]:
         """Whole packets in data, with what was left of the last call before it."""
+        if self.state == LEFT:
+            return []
         if self._rest:
             data = self._rest + data
         packets, used = wire.decode(data, self._max_packet_bytes)

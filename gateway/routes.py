@@ -11,9 +11,10 @@ from typing import Literal
 from msgspec import Struct
 
 from gateway.topics import matches
-from gateway.wire import check_filter, encode_text
+from gateway.wire import check_filter, check_topic, encode_text
 
-_CACHED = 8192
+_CACHED, _KEY_CACHED = 8192, 256
+_TO_MOST_BYTES = 1000  # of `to`; with MQTT's 65535 and the listener's longest topic it fits
 
 # Lanes of the outbox, in the order they are drained.
 URGENT, LIVE, BACKLOG, REFUSED = range(4)
@@ -48,6 +49,12 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
             return f"filter: {error}"
         if not self.to or "+" in self.to or "#" in self.to:
             return f"to: {self.to!r} is not a topic; {{topic}} is the topic as it came"
+        if len(self.to.encode()) > _TO_MOST_BYTES or self.to.count("{topic}") > 8:
+            return f"to: at most {_TO_MOST_BYTES} bytes and 8 times {{topic}}"
+        try:
+            check_topic(self.to.encode())
+        except ValueError as error:
+            return f"to: {error}"
         if self.keep_s < 0:
             return f"keep_s: {self.keep_s} is below 0; 0 keeps for ever"
         return None
@@ -93,7 +100,8 @@ class Router:
                     target = Target(name, encode_text(name), route, index, route.upgrade,
                                     URGENT if route.urgent else LIVE)
                 break
-        self._targets[key] = target
+        if len(key) <= _KEY_CACHED:
+            self._targets[key] = target
         return target
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_CACHED = 8192
+_CACHED, _TOPIC_CACHED = 8192, 256
 
 
 def matches(topic_filter: str, topic: str) -> bool:
@@ -53,5 +53,6 @@ class FilterTable(Generic[T]):
                      if matches(topic_filter, topic) for value in values.values()]
             if len(self._found) >= _CACHED:
                 self._found.clear()
-            self._found[topic] = found
+            if len(topic) <= _TOPIC_CACHED:
+                self._found[topic] = found
         return found

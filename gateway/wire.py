@@ -7,6 +7,7 @@ rest. The encoders return bytes that the caller joins into one write. Sources: O
 
 from __future__ import annotations
 
+import re
 import struct
 
 from msgspec import Struct
@@ -20,6 +21,12 @@ SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, PINGREQ, PINGRESP, DISCONNECT = range(
 _FLAGS = dict.fromkeys(range(1, 15), 0) | {PUBREL: 2, SUBSCRIBE: 2, UNSUBSCRIBE: 2}
 _MAX_REMAINING = 268_435_455  # section 2.2.3
 _TOPICS_CACHED = 4096
+_TOPIC_CACHED_BYTES = 256  # a longer one is read anew each time, so that the cache stays small
+_TOPIC_MOST_BYTES = 4096  # so that an upstream topic made of it always fits
+# Control and non-characters: section 1.5.3 lets a receiver refuse them, and Mosquitto does.
+_BAD_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ufdd0-\ufdef"
+                       + "".join(chr(plane << 16 | low) for plane in range(17)
+                                 for low in (0xFFFE, 0xFFFF)) + "]")
 
 PINGRESP_BYTES = b"\xd0\x00"
 _head_ack = struct.Struct(">BBH").pack
@@ -88,9 +95,12 @@ def check_topic(raw: bytes) -> str:
     topic = _text(raw)
     if not topic or "+" in topic or "#" in topic:
         raise ProtocolError("bad topic", repr(topic[:80]))
-    if len(_topics) >= _TOPICS_CACHED:
-        _topics.clear()
-    _topics[raw] = topic
+    if len(raw) <= _TOPIC_CACHED_BYTES:
+        if len(_topics) >= _TOPICS_CACHED:
+            _topics.clear()
+        _topics[raw] = topic
+    elif len(raw) > _TOPIC_MOST_BYTES:
+        raise ProtocolError("bad topic", f"{len(raw)} bytes, at most {_TOPIC_MOST_BYTES}")
     return topic
 
 
@@ -110,13 +120,13 @@ def check_filter(raw: bytes) -> str:
 
 
 def _text(raw: bytes) -> str:
-    """UTF-8 without NUL (section 1.5.3)."""
+    """UTF-8 without control characters (section 1.5.3)."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise ProtocolError("malformed", "text that is not UTF-8") from error
-    if "\0" in text:
-        raise ProtocolError("malformed", "text with a NUL")
+    if _BAD_TEXT.search(text):
+        raise ProtocolError("malformed", "text with a control character")
     return text
 
 
