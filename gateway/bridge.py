@@ -141,6 +141,7 @@ class Bridge:
     def _stored(self, batch: Batch) -> None:
         self.counts["stored"] += len(batch.insert)
         self.drain.committed(batch.insert)
+        self.clients.room()  # some may wait for the disk, not for the upstream
 
     def _take_one(self, client_id: str, publish: wire.Publish, entries: list[Entry],
                   age_s: int) -> bool:

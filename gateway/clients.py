@@ -82,7 +82,6 @@ class Clients:
         client_id = packet.client_id
         if not client_id:
             if not packet.clean:  # MQTT-3.1.3-8
-                conn.write(wire.encode_connack(False, 2))
                 raise ProtocolError("client identifier", "empty, with clean session 0")
             client_id = f"auto-{uuid.uuid4().hex[:16]}"
         other = self._by_id.get(client_id)
@@ -147,14 +146,15 @@ class Clients:
         new = publishes
         for p in publishes:
             if p.qos == 2:
-                new = [p for p in publishes if not self._seen(session, p)]
+                new = self._unseen(session, publishes)
                 break
         took = self.intake(session.client_id, new)
         if took < len(new):
             conn.held = new[took:]
             self._waiting.add(conn)
             conn.hold(True)
-            publishes = publishes[:publishes.index(new[took])]
+            stuck = new[took]  # by identity: an equal one may stand before it
+            publishes = publishes[:next(i for i, p in enumerate(publishes) if p is stuck)]
         batch = self._committer.batch
         for p in publishes:
             if p.qos == 1:
@@ -165,6 +165,16 @@ class Clients:
                 self._later(conn, wire.encode_ack(wire.PUBREC, p.mid), len(p.payload))
         if conn.unacked_bytes > self.max_unacked_bytes:
             conn.hold(True)
+
+    def _unseen(self, session: Session, publishes: list[wire.Publish]) -> list[wire.Publish]:
+        here: set[int] = set()
+        new = []
+        for p in publishes:
+            if not self._seen(session, p) and (p.qos < 2 or p.mid not in here):
+                new.append(p)
+            if p.qos == 2:
+                here.add(p.mid)
+        return new
 
     def _seen(self, session: Session, publish: wire.Publish) -> bool:
         """Whether a QoS 2 PUBLISH is one we have (method B of section 4.3.3). After a restart of
@@ -194,9 +204,10 @@ class Clients:
                 conn.unacked_bytes = 0
             conn.acked_s = now_s
             conn.write(bytes(data))
+            conn.go_on(now_s)
 
     def room(self) -> None:
-        """The outbox has room again: take what was held."""
+        """The outbox may have room again: take what was held."""
         for conn in list(self._waiting):
             self._waiting.discard(conn)
             held, conn.held = conn.held, []

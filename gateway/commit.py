@@ -105,6 +105,7 @@ class Committer:
     def wake(self) -> None:
         """There is something to commit."""
         self._wake.set()
+        self._idle.clear()
 
     async def read(self, job: Callable[[], T]) -> T:
         """Run a job of the outbox in its thread."""
@@ -161,12 +162,17 @@ class Committer:
             return
 
     async def _make_room(self, batch: Batch) -> None:
-        room = Batch(done=batch.done, drop=batch.drop)
+        coming = {entry.key for entry in batch.insert}
+        room = Batch(done=[entry for entry in batch.done if entry.key not in coming],
+                     drop=[key for key in batch.drop if key not in coming])
+        if room.empty():
+            return
         try:
             await self.read(lambda: self._outbox.apply(room))
         except OutboxError:
             return
-        batch.done, batch.drop = [], []
+        batch.done = [entry for entry in batch.done if entry.key in coming]
+        batch.drop = [key for key in batch.drop if key in coming]
 
     def close(self) -> None:
         """Wait for the thread; close the outbox in it."""

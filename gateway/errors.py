@@ -25,5 +25,9 @@ class ProtocolError(TidegateError, ValueError):
         self.reason = reason
 
 
+class ListenError(TidegateError, OSError):
+    """The address that devices should connect to cannot be had."""
+
+
 class OutboxError(TidegateError, OSError):
     """The outbox on disk cannot be read or written."""

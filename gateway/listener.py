@@ -10,7 +10,7 @@ from typing import Protocol, cast
 
 from gateway import wire
 from gateway.config import ListenerConfig
-from gateway.errors import ProtocolError
+from gateway.errors import ListenError, ProtocolError
 from gateway.inbound import LEFT, Inbound
 from gateway.local import Session
 
@@ -18,6 +18,7 @@ log = logging.getLogger("tidegate.listener")
 
 SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
 SWEEP_S = 0.5
+_CONNACK_CODES = {"protocol level": 1, "client identifier": 2}
 
 
 class House(Protocol):
@@ -89,6 +90,12 @@ class Connection(asyncio.Protocol):
         """Close for what the peer did; said in the log with a reason, and counted."""
         self._listener.refused[error.reason] += 1
         client = self.session.client_id if self.session else "-"
+        code = _CONNACK_CODES.get(error.reason)
+        if code is not None and self._transport is not None:  # MQTT-3.1.2-2, MQTT-3.1.3-8
+            self._transport.write(wire.encode_connack(False, code))
+            log.warning("connection refused peer=%s reason=%r", self.peer, str(error))
+            self._transport.close()
+            return
         log.warning("connection closed peer=%s client=%s reason=%r", self.peer, client, str(error))
         if self._transport is not None:
             self._transport.abort()
@@ -113,13 +120,18 @@ class Connection(asyncio.Protocol):
         self._allowed_s = now_s
         return self.allowed < 0
 
+    def go_on(self, now_s: float) -> None:
+        """Read again, where nothing speaks against it any more."""
+        if self._paused and not self.held and not self._listener.stopping \
+                and self.unacked_bytes <= self._listener.config.max_unacked_bytes \
+                and not self.over_rate(0, now_s):
+            self.hold(False)
+
     def sweep(self, now_s: float) -> None:
         """Look after deadlines, a few times a second."""
         if self._paused:
             self.core.patience(now_s)
-            if not self.held and self.unacked_bytes <= self._listener.config.max_unacked_bytes \
-                    and not self.over_rate(0, now_s):
-                self.hold(False)
+            self.go_on(now_s)
             return
         why = self.core.overdue(now_s)
         if why:
@@ -133,14 +145,19 @@ class Listener:
         self.config, self.house = config, house
         self.connections: set[Connection] = set()
         self.refused: Counter[str] = Counter()
+        self.stopping = False
         self._server: asyncio.Server | None = None
 
     async def open(self) -> int:
         """Listen; return the port."""
         host, port = self.config.address()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Connection(self), host, port,
-                                                backlog=1024, reuse_address=True)
+        try:
+            self._server = await loop.create_server(lambda: Connection(self), host, port,
+                                                    backlog=1024, reuse_address=True)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {self.config.listen}: "
+                              f"{error.strerror or error}") from error
         bound = int(self._server.sockets[0].getsockname()[1])
         log.info("listening address=%s:%d", host, bound)
         return bound
@@ -159,6 +176,8 @@ class Listener:
         """A connection has ended."""
         if conn in self.connections:
             self.connections.remove(conn)
+            if self.stopping:
+                return  # its will stays on disk, for a client that does not come back
             self.house.closed(conn, clean=conn.core.state == LEFT)
 
     async def run(self) -> None:
@@ -171,6 +190,7 @@ class Listener:
 
     def stop_listening(self) -> None:
         """Accept nobody new; stop reading from those who are there."""
+        self.stopping = True
         if self._server is not None:
             self._server.close()
         for conn in list(self.connections):
