@@ -17,7 +17,7 @@ from gateway.errors import ProtocolError
 
 PREFIX = "tidegate/"
 _UP = re.compile(r"tidegate/([A-Za-z0-9_-]{1,32})/up")
-_SENSOR = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff+#/]{1,64}")  # it becomes a topic level
+_SENSOR = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff+#/]{1,64}")
 _MOST = 2**53  # of seq and boot; SQLite and JSON readers keep such integers whole
 _MAX_MS = 253_402_300_799_999  # the year 9999; datetime ends there
 
