@@ -215,7 +215,7 @@ class Clients:
                 self._publishes(conn, held, time.monotonic())
             if conn.held:
                 return
-            conn.hold(False)
+            conn.go_on(time.monotonic())
 
     # --- ends
 

@@ -6,7 +6,7 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -132,13 +132,22 @@ def load(path: Path) -> Config:
         if unknown:
             key = f"{key}.{unknown[1]}".removeprefix(".")
             raise ConfigError(str(path), key, "no such setting; see docs/config.md") from error
-        value = _value_at(raw, key)
-        raise ConfigError(str(path), key, f"{text[0].lower()}{text[1:]} ({value!r})") from error
+        value, right = _value_at(raw, key), text[0].lower() + text[1:]
+        if text.startswith("Invalid enum value"):
+            right = f"use one of {', '.join(map(repr, _choices(key)))}"
+        raise ConfigError(str(path), key, f"{value!r}: {right}") from error
     _check(config, str(path))
     config.outbox.path = str(path.parent / config.outbox.path)
     if not config.upstream.client_id:
         config.upstream.client_id = f"tidegate-{config.id}"
     return config
+
+
+def _choices(key: str) -> tuple[Any, ...]:
+    """The values that the setting at key may have."""
+    table = Route if key.startswith("route[") else \
+        UpstreamConfig if key.startswith("upstream.") else Config
+    return get_args(get_type_hints(table)[key.rpartition(".")[2]])
 
 
 def _value_at(raw: Any, key: str) -> Any:
@@ -176,12 +185,23 @@ def _check(config: Config, file: str) -> None:
             ("listener.max_unacked_bytes", listener.max_unacked_bytes, 1024),
             ("listener.max_messages_per_s", listener.max_messages_per_s, 0),
             ("listener.connect_timeout_s", listener.connect_timeout_s, 0.1),
+            ("listener.will_grace_s", listener.will_grace_s, 0),
             ("outbox.commit_ms", outbox.commit_ms, 0),
+            ("outbox.commit_bytes", outbox.commit_bytes, 1),
             ("upstream.inflight", upstream.inflight, 1),
             ("upstream.keepalive_s", upstream.keepalive_s, 5),
             ("upstream.ack_timeout_s", upstream.ack_timeout_s, 1)):
-        if value < least:
+        if not value >= least:  # so said, it also catches nan
             raise ConfigError(file, key, f"{value}: at least {least}")
+    for key, value, most in (
+            ("listener.connect_timeout_s", listener.connect_timeout_s, 3600),
+            ("listener.will_grace_s", listener.will_grace_s, 86_400),
+            ("outbox.commit_ms", outbox.commit_ms, 60_000),
+            ("upstream.inflight", upstream.inflight, 20_000),
+            ("upstream.keepalive_s", upstream.keepalive_s, 65_535),
+            ("upstream.ack_timeout_s", upstream.ack_timeout_s, 3600)):
+        if value > most:
+            raise ConfigError(file, key, f"{value}: at most {most}")
     try:
         good = urlsplit(upstream.url).scheme in ("mqtt", "mqtts", "ws", "wss") \
             and bool(upstream.host) and upstream.host != "None" and upstream.port > 0
@@ -190,12 +210,16 @@ def _check(config: Config, file: str) -> None:
     if not good:
         raise ConfigError(file, "upstream.url",
                           f"{upstream.url!r}: write mqtt://host:1883, mqtts://, ws:// or wss://")
+    if "@" in upstream.url.partition("//")[2].partition("/")[0]:
+        raise ConfigError(file, "upstream.url", "holds a user name; write it as "
+                          "upstream.username and the password into upstream.password_file")
     for key in ("password_file", "ca_file", "cert_file", "key_file"):
         named = getattr(upstream, key)
         if named is not None and not Path(named).is_file():
             raise ConfigError(file, f"upstream.{key}", f"{named}: no such file")
-    if upstream.inflight > 20_000:
-        raise ConfigError(file, "upstream.inflight", f"{upstream.inflight}: at most 20000")
+    if any(sign in upstream.topic_prefix for sign in "+#\0") or len(upstream.topic_prefix) > 1000:
+        raise ConfigError(file, "upstream.topic_prefix",
+                          f"{upstream.topic_prefix[:80]!r}: the start of a topic, without + and #")
     for index, route in enumerate(config.route):
         problem = route.problem()
         if problem:

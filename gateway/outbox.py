@@ -117,7 +117,10 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.set_aside: Path | None = None
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutboxError(f"{path}: {error.strerror}: {error.filename}") from error
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:

@@ -55,8 +55,8 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
             check_topic(self.to.encode())
         except ValueError as error:
             return f"to: {error}"
-        if self.keep_s < 0:
-            return f"keep_s: {self.keep_s} is below 0; 0 keeps for ever"
+        if not self.keep_s >= 0:
+            return f"keep_s: {self.keep_s}: at least 0, which keeps for ever"
         return None
 
 

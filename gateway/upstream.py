@@ -32,6 +32,7 @@ READ_BYTES = 262_144
 WRITE_LIMIT_BYTES = 262_144
 PING_S = 4.0  # silence after which we ask, see DEAD_S
 DEAD_S = 9.0  # silence after which the link is given up
+QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED = 0x9B, 0x9A  # MQTT 5.0 section 3.2.2.2
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
 
 
@@ -92,6 +93,8 @@ class Upstream:
         self._lost: asyncio.Event = asyncio.Event()
         self._rng = random.Random()
         self._reason = ""
+        self._will_topic, self._will_qos, self._will_retain = will_topic, 1, True
+        self._ping_s = PING_S
         self._client = self._make_client(will_topic)
 
     def _make_client(self, will_topic: str) -> _Client:
@@ -109,7 +112,7 @@ class Upstream:
             client.tls_insecure_set(config.tls_insecure)
         if config.username:
             client.username_pw_set(config.username, config.password_text())
-        client.will_set(will_topic, b"offline", qos=1, retain=True)
+        client.will_set(will_topic, b"offline", qos=self._will_qos, retain=self._will_retain)
         client.connect_timeout = 8.0
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -158,9 +161,11 @@ class Upstream:
             await asyncio.sleep(wait_s)
 
     def close(self) -> None:
-        """Say DISCONNECT, so that the will stays in its drawer, and close."""
+        """Say what the will would say, and DISCONNECT, which takes the will away."""
         if self.connected:
-            self._client.out += b"\xe0\x00"
+            self._client.out += wire.encode_publish(
+                wire.encode_text(self._will_topic), b"offline", 0, self._will_retain, False, 0,
+                v5=self.config.protocol == "5") + b"\xe0\x00"
             self._flush()
         self._close("stopped")
 
@@ -197,7 +202,7 @@ class Upstream:
         """Return when the link is lost. A silent peer is asked, then given up."""
         while not self._lost.is_set():
             try:
-                async with asyncio.timeout(1.0):  # wait_for of 3.11 can swallow a cancellation
+                async with asyncio.timeout(min(1.0, self._ping_s / 2)):  # wait_for of 3.11 can swallow a cancellation
                     await self._lost.wait()
             except TimeoutError:
                 pass
@@ -205,7 +210,7 @@ class Upstream:
             silent_s = now_s - self._last_in_s
             if self._fd >= 0 and silent_s > DEAD_S:
                 self.drop(f"nothing heard for {silent_s:.0f} s")
-            elif self.connected and now_s - max(self._last_in_s, self._last_ping_s) > PING_S:
+            elif self.connected and now_s - max(self._last_in_s, self._last_ping_s) > self._ping_s:
                 self._last_ping_s = now_s
                 self._client.out += b"\xc0\x00"
                 self._flush()
@@ -308,15 +313,27 @@ class Upstream:
                     reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
             self._reason = f"refused by the broker: {reason}"
+            if reason.value == RETAIN_NOT_SUPPORTED and self._will_retain:
+                self._will_retain = False
+            elif reason.value == QOS_NOT_SUPPORTED and self._will_qos:
+                self._will_qos = 0
+            else:
+                return
+            self._client.will_set(self._will_topic, b"offline", qos=self._will_qos,
+                                  retain=self._will_retain)
             return
         self.connected, self.state, self._tried = True, "connected", 0
         self.connects += 1
+        self._ping_s = PING_S
         limits = Limits(window=self.config.inflight, v5=self.config.protocol == "5")
         if properties is not None and limits.v5:
             limits.window = min(limits.window, getattr(properties, "ReceiveMaximum", 65535))
             limits.max_qos = getattr(properties, "MaximumQoS", 2)
             limits.retain = bool(getattr(properties, "RetainAvailable", 1))
             limits.max_packet_bytes = getattr(properties, "MaximumPacketSize", 268_435_455)
+            keepalive_s = getattr(properties, "ServerKeepAlive", 0)
+            if keepalive_s:
+                self._ping_s = min(PING_S, keepalive_s / 2)
         log.info("upstream connected host=%s port=%d session_present=%s window=%d max_qos=%d",
                  self.config.host, self.config.port, flags.session_present, limits.window,
                  limits.max_qos)
