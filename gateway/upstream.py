@@ -202,7 +202,8 @@ class Upstream:
         """Return when the link is lost. A silent peer is asked, then given up."""
         while not self._lost.is_set():
             try:
-                async with asyncio.timeout(min(1.0, self._ping_s / 2)):  # wait_for of 3.11 can swallow a cancellation
+                # not wait_for, which in Python 3.11 can swallow a cancellation
+                async with asyncio.timeout(min(1.0, self._ping_s / 2)):
                     await self._lost.wait()
             except TimeoutError:
                 pass
