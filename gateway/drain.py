@@ -307,7 +307,8 @@ class Drain:
             self.upstream.drop(f"no acknowledgement for {self._ack_timeout_s:.0f} s")
 
     def _spawn(self, name: str, job: object) -> None:
-        if any(task.get_name() == name for task in self._tasks):
+        # A task that has just ended is in the set until the loop's next pass.
+        if any(task.get_name() == name and not task.done() for task in self._tasks):
             job.close()  # type: ignore[attr-defined]
             return
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(job, name=name)  # type: ignore[arg-type]
