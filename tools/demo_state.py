@@ -62,6 +62,11 @@ class DemoState:
         """Seconds since the start of the show, or until it was frozen."""
         return (self._end_s or time.monotonic()) - self.start_s
 
+    @property
+    def frozen(self) -> bool:
+        """Whether the show is over."""
+        return self._end_s is not None
+
     def freeze(self) -> None:
         """Let the picture stay as it is; what is stopped after the show would change it."""
         with self.lock:

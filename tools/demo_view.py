@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -103,9 +104,10 @@ def picture(state: DemoState, verdict: str = "") -> RenderableType:
         ]
         if verdict:
             parts.append(Text(verdict, style="bold green" if "PASS" in verdict else "bold red"))
-        else:
+        elif not state.frozen:
             parts.append(ProgressBar(total=max(1.0, state.length_s), completed=done))
-        return Panel(Group(*parts), title="Tidegate", subtitle="Ctrl-C stops it all")
+        subtitle = "" if state.frozen else "Ctrl-C stops it all"
+        return Panel(Group(*parts), title="Tidegate", subtitle=subtitle)
 
 
 class LiveView:
@@ -182,7 +184,9 @@ def save_picture(state: DemoState, verdict: str, file: Path) -> None:
     with Path("/dev/null").open("w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=110, file=nowhere, force_terminal=True)
         console.print(picture(state, verdict))
-        console.save_svg(str(file), title="make demo")
+        svg = console.export_svg(title="make demo")
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # fonts from elsewhere
+    file.write_text(svg, encoding="utf-8")
 
 
 def choose_view(state: DemoState) -> View:
