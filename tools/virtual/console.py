@@ -43,7 +43,13 @@ class Console:
 
     def note(self, text: str) -> None:
         """Add a line of the machine's own, such as a power cut."""
-        self.feed(f"{'' if not self._partial else chr(10)}[{text}]\n".encode())
+        self.fresh_line()
+        self.feed(f"[{text}]\n".encode())
+
+    def fresh_line(self) -> None:
+        """End a line that was begun: the board starts anew."""
+        if self._partial:
+            self.feed(b"\n")
 
     def mark(self) -> int:
         """Give the place from which a later `wait` may look."""

@@ -132,6 +132,8 @@ def main() -> int:
     if os.getppid() != parent:
         return 0
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job's child has it ignored
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     for at, fd in enumerate([os.dup2(fd, 100 + at) for at, fd in enumerate(given)]):
         os.dup2(fd, at)
     os.closerange(len(given), resource.getrlimit(resource.RLIMIT_NOFILE)[0])

@@ -40,8 +40,8 @@ class Process:
             ",".join(map(str, given)),
             *rootfs.command,
             *rootfs.interpreter.heap_option(heap_kb),
-            "-m",
-            "_vboot",
+            "-c",  # not -m: with it Ctrl-C would end the interpreter
+            "import _vboot",
         ]
         try:
             self._child = subprocess.Popen(

@@ -60,7 +60,9 @@ class Supervisor:
         self.reactor = Reactor(f"board {flash.image.stem}")
         self.air = Air(self.reactor, ssid, password)
         self.terminal = (
-            self.reactor.do(lambda: Terminal(self.reactor, self.typed)) if pty else None
+            self.reactor.do(lambda: Terminal(self.reactor, self.typed, self._resume))
+            if pty
+            else None
         )
         self._partial = b""
         self._input = bytearray()
@@ -80,6 +82,7 @@ class Supervisor:
         self.off.clear()
         self._cause, self._mode, self._partial = cause, mode, b""
         self._interruptible = False
+        self.console.fresh_line()
         heap_kb = SERVE_HEAP_KB if mode == "serve" else self.heap_kb
         self.process = Process(self.rootfs, self.flash, heap_kb)
         self._input.clear()
@@ -277,6 +280,13 @@ class Supervisor:
 
     def _printed(self, _events: int) -> None:
         self._take_output()
+        if self.terminal and self.terminal.full and self.process:
+            self.reactor.watch(self.process.output, 0, self._printed)
+
+    def _resume(self) -> None:
+        """Somebody has read what the port was full of."""
+        if self.process is not None:
+            self.reactor.watch(self.process.output, READ, self._printed)
 
     def _take_output(self) -> bool:
         if self.process is None:

@@ -20,10 +20,15 @@ LOOK_S = 0.02  # how often to look whether somebody opened the port
 
 
 class Terminal:
-    """A pty; `typed` gets what comes in. Used from the reactor's thread."""
+    """A pty; `typed` gets what comes in; `drained` is called when a full one is read.
 
-    def __init__(self, reactor: Reactor, typed: Callable[[bytes], None]) -> None:
-        self._reactor, self._typed = reactor, typed
+    Used from the reactor's thread.
+    """
+
+    def __init__(
+        self, reactor: Reactor, typed: Callable[[bytes], None], drained: Callable[[], None]
+    ) -> None:
+        self._reactor, self._typed, self._drained = reactor, typed, drained
         self._master, slave = pty.openpty()
         self.path = os.ttyname(slave)
         tty.setraw(slave)
@@ -50,7 +55,7 @@ class Terminal:
     def show(self, data: bytes) -> None:
         """Send what the board said."""
         if not self.open:
-            self._out.clear()
+            self._forget()
             return
         self._out += data
         self._flush()
@@ -67,7 +72,7 @@ class Terminal:
             self._watch()
         else:
             self._reactor.watch(self._master, 0, self._ready)
-            self._out.clear()
+            self._forget()
             self._alarm = self._reactor.later(LOOK_S, self._look)
 
     def _watch(self) -> None:
@@ -92,5 +97,14 @@ class Terminal:
             sent = os.write(self._master, self._out) if self._out else 0
         except OSError:
             sent = 0
+        was_full = self.full
         del self._out[:sent]
+        if was_full and not self.full:
+            self._drained()
         self._watch()
+
+    def _forget(self) -> None:
+        was_full = self.full
+        self._out.clear()
+        if was_full:
+            self._drained()

@@ -27,3 +27,15 @@ def ask(*words):
     if answer[2] is not None:
         raise OSError(answer[2])
     return answer[1]
+
+
+def quiet():
+    """From here on Ctrl-C is a character; one that was pressed before is swallowed."""
+    while True:
+        try:
+            ask("kbd", -1)
+            for _ in range(20):  # a pending interrupt is raised at a jump
+                pass
+            return
+        except KeyboardInterrupt:
+            pass

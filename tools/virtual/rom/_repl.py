@@ -1,6 +1,6 @@
 # The console's three modes, as a board has them: friendly, raw, and raw with paste.
 import sys
-from _host import ask
+from _host import ask, quiet
 
 _in = sys.stdin.buffer
 _out = sys.stdout.buffer
@@ -18,12 +18,12 @@ def _execute(source, kind, names, end):
     try:
         ask("kbd", 3)
         exec(compile(source, "<stdin>", kind), names)
-        ask("kbd", -1)
     except SystemExit:
+        quiet()
         _soft_reset()
     except BaseException as caught:
         error = caught
-        ask("kbd", -1)
+    quiet()
     _out.write(end)
     if error is not None:
         sys.print_exception(error, sys.stdout)
@@ -105,11 +105,19 @@ def _line(prompt):
             _out.write(byte)
 
 
+_COMPOUND = "if while for try with def class async @"
+
+
 def _open(text):
     # Does this text want more lines?
     return text.rstrip()[-1:] in (":", "\\") or any(
         text.count(pair[0]) > text.count(pair[1]) for pair in ("()", "[]", "{}")
     )
+
+
+def _begins_block(text):
+    word = text.replace(":", " ").split(" ")[0]
+    return bool(word) and (word[0] == "@" or word in _COMPOUND.split())
 
 
 def _friendly(names):
@@ -119,7 +127,7 @@ def _friendly(names):
     _out.write(b"\r\n" + banner.encode())
     while True:
         text = _line(b">>> ")
-        block = isinstance(text, str) and (_open(text) or text[:1] == "@")
+        block = isinstance(text, str) and (_open(text) or _begins_block(text))
         while block:
             more = _line(b"... ")
             if isinstance(more, bytes):
@@ -158,7 +166,7 @@ def run(raw, names):
     """Talk until the board is reset. raw: begin in raw mode, as after a soft reset in it."""
     while True:
         try:
-            ask("kbd", -1)
+            quiet()
             if raw:
                 ask("raw", True)
                 _raw(names)

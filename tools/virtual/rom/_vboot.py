@@ -32,7 +32,7 @@ builtins.__import__ = _see_rom
 
 import gc
 import micropython
-from _host import ask, tell
+from _host import ask, quiet, tell
 
 
 class _Micropython:  # the micropython module, with a kbd_intr that this port lacks
@@ -90,10 +90,13 @@ except OSError as error:
     tell("corrupt")
 gc.collect()
 tell("base", gc.mem_alloc(), gc.mem_alloc() + gc.mem_free())
-ask("kbd", 3)
-_ok = _file("/boot.py")
-if _ok and not _boot["raw"]:
-    _file("/main.py")
+try:
+    ask("kbd", 3)
+    if _file("/boot.py") and not _boot["raw"]:
+        _file("/main.py")
+except KeyboardInterrupt:  # pressed again while the first one was being shown
+    pass
+quiet()
 import _repl
 
 _repl.run(_boot["raw"], globals())
