@@ -18,8 +18,8 @@ def recover(ring, slots):
     data = bytearray(SLOT_HEAD + MAX_RECORD)
     try:
         table = bytearray(max(0, store.size("shapes")))
-        store.read("shapes", 0, table)
-        ring.shapes.load(bytes(table))
+        if store.read("shapes", 0, table):
+            ring.shapes.load(bytes(table))
     except (OSError, ValueError, TypeError):
         ring.corrupt += 1
     try:
@@ -34,6 +34,9 @@ def recover(ring, slots):
     for name in slots:
         try:
             size = store.read(name, 0, data)
+            if not size:  # the power went between making the file and filling it
+                _remove(ring, name)
+                continue
             form, life, boot, first, back, count = unpack_from("<B4sIIHB", data, 0)
             if size < SLOT_HEAD or form != FORMAT:
                 raise ValueError(name)

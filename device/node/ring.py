@@ -210,9 +210,12 @@ class Ring:
 
     def _set_aside(self, name):
         try:
-            if self.store.size(name) >= 0:
+            size = self.store.size(name)
+            if size > 0:
                 self.corrupt += 1
                 self.store.rename(name, "bad")
+            elif size == 0:  # the power went between making the file and filling it
+                self.store.remove(name)
         except OSError:
             self.errors += 1
 

@@ -18,9 +18,10 @@ class Flash:
     cut_after: how many more writes and erases happen; the one after is torn (None: no cut).
     """
 
-    def __init__(self, blocks=128):
-        self.data = bytearray(b"\xff" * (blocks * BLOCK))
+    def __init__(self, blocks=128, data=None):
+        self.data = data or bytearray(b"\xff" * (blocks * BLOCK))
         self.blocks = blocks
+        self.dead = False
         self.erases = 0
         self.writes = 0
         self.bytes = 0
@@ -28,6 +29,8 @@ class Flash:
         self.torn = 0  # how much of the torn write lands, 0 to 255 of 256
 
     def readblocks(self, block, buf, offset=0):
+        if self.dead:
+            return
         at = block * BLOCK + offset
         buf[:] = memoryview(self.data)[at : at + len(buf)]
 
@@ -42,7 +45,15 @@ class Flash:
             return size * self.torn // 256
         return 0
 
+    def again(self):
+        """Return the same flash after the power is back. What holds on to this one (a file that
+        was open, closed by the collector much later) cannot write any more."""
+        self.dead = True
+        return Flash(self.blocks, self.data)
+
     def writeblocks(self, block, buf, offset=0):
+        if self.dead:
+            return
         at = block * BLOCK + offset
         size = self._step(len(buf))
         view = memoryview(self.data)
@@ -53,6 +64,8 @@ class Flash:
             raise PowerCut
 
     def ioctl(self, op, arg):
+        if self.dead:
+            return 0
         if op == 4:
             return self.blocks
         if op == 5:

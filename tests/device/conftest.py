@@ -1,0 +1,68 @@
+"""The device's pure files on CPython, and how to run the others on the real MicroPython."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tools import interpreter
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+_micropython = ModuleType("micropython")
+_micropython.const = lambda value: value  # type: ignore[attr-defined]
+sys.modules.setdefault("micropython", _micropython)
+sys.path.insert(0, str(ROOT / "device"))
+
+
+class MicroPython:
+    """Runs scripts of tests/device/mp on the real interpreter, as nobody where we are root."""
+
+    def __init__(self, paths: list[Path], heap: str) -> None:
+        self._paths = paths
+        self._heap = heap
+
+    def start(self, script: str, *args: str, heap: str | None = None) -> subprocess.Popen[str]:
+        """Start a script; its output is a pipe of lines."""
+        command = interpreter.obtain().command
+        if os.getuid() == 0:
+            command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+        command += ["-X", f"heapsize={heap or self._heap}", str(HERE / "mp" / script), *args]
+        env = {"MICROPYPATH": ":".join(map(str, [*self._paths, ".frozen"])), "PATH": "/usr/bin:/bin"}
+        return subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, script: str, *args: str, timeout_s: float = 50, heap: str | None = None) -> str:
+        """Run a script to its end; return what it printed. Fails if it did not end well."""
+        process = self.start(script, *args, heap=heap)
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        finally:
+            process.kill()
+        assert process.returncode == 0, output
+        return output
+
+
+@pytest.fixture(scope="session")
+def open_folder() -> Iterator[Path]:
+    """A folder that an unprivileged user can read."""
+    with tempfile.TemporaryDirectory(prefix="tidegate-device-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def micropython() -> MicroPython:
+    """The interpreter with the firmware, umqtt and the test's own helpers on its path."""
+    umqtt = interpreter.umqtt_simple()
+    return MicroPython([HERE / "mp", ROOT / "device", umqtt], "8m")
