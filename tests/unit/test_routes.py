@@ -33,7 +33,8 @@ def test_prefix_and_placeholder_make_the_upstream_topic() -> None:
 
 def test_records_are_shown_as_their_own_topic_under_the_batch_s_route() -> None:
     router = Router([Route(filter="tidegate/+/up", upgrade=1), Route()])
-    shown, batch = router.find("tidegate/x/up", "tidegate/x/data/air"), router.find("tidegate/x/up")
+    shown = router.find("tidegate/x/up", "tidegate/x/data/air")
+    batch = router.find("tidegate/x/up")
     assert shown is not None
     assert batch is not None
     assert (shown.topic, shown.min_qos) == ("tidegate/x/data/air", 1)
