@@ -4,13 +4,13 @@
 PYTHON ?= python3
 SECONDS ?= 45
 VENV := .venv/bin
-TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain hil))
+TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil))
 
 # make hands command-line variables on through the environment; a shell would count this one up
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo bench cleanroom clean
+.PHONY: help setup check test demo bench crash cleanroom clean
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -45,6 +45,9 @@ test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to p
 
 demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
 	@$(VENV)/tidegate demo --seconds $(SECONDS)
+
+crash: setup ## kill -9 the gateway N times under load and judge what was lost (N=1000, SEED=)
+	$(VENV)/python -m tools.crash --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: setup ## the gateway against Mosquitto's bridge under the same load (ARGS=--help)
 	$(VENV)/python -m tools.bench $(ARGS)

@@ -17,6 +17,7 @@ import contextlib
 import random
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -100,6 +101,7 @@ class Link:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for sock in self._sockets:
                 sock.close()
+            self._proxy.on_end(self)
 
     def cut(self, *, reset: bool) -> None:
         """End both sides at once: by RST, or by FIN."""
@@ -168,11 +170,13 @@ class Link:
         loop = asyncio.get_running_loop()
         rate = self._proxy.fault(direction).bytes_per_s
         if rate is None:
+            self._proxy.tap(self, direction, data)
             await loop.sock_sendall(sink, data)
         else:
             step = max(1, int(rate / 50))
             for start in range(0, len(data), step):
                 piece = data[start : start + step]
+                self._proxy.tap(self, direction, piece)
                 await loop.sock_sendall(sink, piece)
                 await asyncio.sleep(len(piece) / rate)
         self._proxy.count(direction, len(data))
@@ -188,6 +192,9 @@ class Proxy:
         self.target_port = target_port
         self.port = port
         self.counts = Counts()
+        # what somebody wants to see of the bytes just before they leave, and of each link's end
+        self.tap: Callable[[Link, Direction, bytes], None] = lambda link, direction, data: None
+        self.on_end: Callable[[Link], None] = lambda link: None
         self.rng = random.Random(seed)
         self._faults: dict[Direction, Fault] = {"up": Fault(), "down": Fault()}
         self._open: dict[Direction, asyncio.Event] = {}

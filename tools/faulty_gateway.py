@@ -1,0 +1,247 @@
+"""The gateway with a fault planted from outside, to show that a judge can fail.
+
+    python -m tools.faulty_gateway run -c FILE.toml            (as `tidegate run`)
+    python -m tools.faulty_gateway --fault drop-one run -c FILE.toml
+
+Environment, for those who start it from a script:
+- TIDEGATE_FAULT: one of FAULTS; breaks a promise of the gateway, once or now and then.
+- TIDEGATE_DISK: `slow:S`, each commit takes up to S [s] longer; `full:AFTER:FOR`, from AFTER to
+  AFTER + FOR [s] the database may not grow; `short:AFTER:FOR`, meanwhile no file may grow, so
+  that writes stop in the middle (RLIMIT_FSIZE).
+- TIDEGATE_LIVE_MOST: how many messages it keeps in memory, so that few make a backlog.
+
+The disk's troubles break no promise: the gateway has to bear them. gateway/ knows of none of this.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway import bridge as _all_of_it  # noqa: F401
+from gateway import queue
+from gateway.clients import Clients
+from gateway.commit import Committer
+from gateway.drain import Drain
+from gateway.outbox import Batch, Entry, Outbox
+
+AFTER_MESSAGES = 10
+"""The fault hits this message (and, for those that come again, every one so far apart)."""
+
+
+def _drop_one() -> None:
+    """Forget one message that was acknowledged."""
+    count = 0
+    inner = Drain.committed
+
+    def committed(self: Drain, entries: list[Entry]) -> None:
+        nonlocal count
+        kept = []
+        for entry in entries:
+            count += not entry.retain
+            if count == AFTER_MESSAGES and not entry.retain:
+                self.remove([entry])
+            else:
+                kept.append(entry)
+        inner(self, kept)
+
+    _patch(Drain, "committed", committed)
+
+
+def _double_one() -> None:
+    """Send one message twice."""
+    count = 0
+    inner = Drain.committed
+
+    def committed(self: Drain, entries: list[Entry]) -> None:
+        nonlocal count
+        sent = []
+        for entry in entries:
+            sent.append(entry)
+            count += not entry.retain
+            if count == AFTER_MESSAGES and not entry.retain:
+                count += 1
+                mids = self.flight.take_mids(1) if entry.qos else [0]
+                sent.append(Entry(entry.key, mids[0], entry.qos, False, False, entry.age_s,
+                                  entry.route, entry.source, entry.topic, entry.payload))
+        inner(self, sent)
+
+    _patch(Drain, "committed", committed)
+
+
+def _reorder() -> None:
+    """Send one message behind the next of its source."""
+    count = 0
+    late: list[Entry] = []
+    inner = Drain.committed
+
+    def committed(self: Drain, entries: list[Entry]) -> None:
+        nonlocal count
+        sent = []
+        for entry in entries:
+            count += not entry.retain
+            if count == AFTER_MESSAGES and not entry.retain and not late:
+                late.append(entry)
+                continue
+            sent.append(entry)
+            if late and entry.source == late[0].source and not entry.retain:
+                sent.append(late.pop())
+                count += 1
+        inner(self, sent)
+
+    _patch(Drain, "committed", committed)
+
+
+def _ack_early() -> None:
+    """Acknowledge first and write later, as most brokers do."""
+    inner = Committer.after
+    honest = ("_stored", "_removed", "_released")
+
+    def after(self: Committer, callback: Callable[[], None]) -> None:
+        name = getattr(getattr(callback, "func", callback), "__name__", "")
+        if name in honest:
+            inner(self, callback)
+        else:
+            import asyncio
+
+            asyncio.get_running_loop().call_soon(callback)
+
+    _patch(Committer, "after", after)
+    _slow(0.1)
+
+
+def _wrong_qos() -> None:
+    """Send every tenth message of QoS 2 at QoS 1."""
+    count = 0
+    inner = queue.Queue.add
+
+    def add(self: queue.Queue, *args: Any, **more: Any) -> tuple[Entry, Entry | None] | None:
+        nonlocal count
+        added = inner(self, *args, **more)
+        if added is not None and added[0].qos == 2:
+            count += 1
+            if count % AFTER_MESSAGES == 0:
+                added[0].qos = 1
+        return added
+
+    _patch(queue.Queue, "add", add)
+
+
+def _lose_will() -> None:
+    """Never publish a will."""
+    _patch(Clients, "publish", lambda *_: None)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "drop-one": _drop_one,
+    "double-one": _double_one,
+    "reorder": _reorder,
+    "ack-early": _ack_early,
+    "wrong-qos": _wrong_qos,
+    "lose-will": _lose_will,
+}
+
+
+def _patch(owner: type, name: str, function: object) -> None:
+    setattr(owner, name, function)
+
+
+def _slow(most_s: float) -> None:
+    """Let each commit take longer, before it or between it and its end."""
+    rng = random.Random()
+    inner = Outbox.apply
+
+    def apply(self: Outbox, batch: Batch) -> None:
+        before_s = rng.uniform(0, most_s)
+        time.sleep(before_s)
+        inner(self, batch)
+        time.sleep(most_s - before_s)
+
+    _patch(Outbox, "apply", apply)
+
+
+def _full(after_s: float, for_s: float) -> None:
+    """Let the database not grow for a while: SQLite then says that the disk is full."""
+    inner, began_s = Outbox.apply, time.monotonic()
+    state = {"full": False}
+
+    def apply(self: Outbox, batch: Batch) -> None:
+        full = after_s <= time.monotonic() - began_s < after_s + for_s
+        if full != state["full"]:
+            state["full"] = full
+            pages = 1 if full else 1 << 30  # SQLite raises it to the pages that there are
+            self._db.execute(f"PRAGMA max_page_count={pages}")
+        inner(self, batch)
+
+    _patch(Outbox, "apply", apply)
+
+
+def _short(after_s: float, for_s: float) -> None:
+    """Let no file grow over its size for a while: the kernel stops writes in the middle."""
+    inner = Outbox.__init__
+
+    def init(self: Outbox, path: Path) -> None:
+        inner(self, path)
+
+        def limit() -> None:
+            files = [path, path.with_name(path.name + "-wal")]
+            size = max(file.stat().st_size for file in files if file.exists())
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 6000, hard))
+
+        def lift() -> None:
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+        for delay_s, job in ((after_s, limit), (after_s + for_s, lift)):
+            timer = threading.Timer(delay_s, job)
+            timer.daemon = True
+            timer.start()
+
+    _patch(Outbox, "__init__", init)
+
+
+_DISKS: dict[str, Callable[..., None]] = {"slow": _slow, "full": _full, "short": _short}
+
+
+def plant(fault: str, disk: str = "", live_most: str = "") -> None:
+    """Put faults into the gateway's classes in this process. Raises ValueError for a bad name."""
+    if live_most:
+        queue.LIVE_MOST = int(live_most)
+    if disk:
+        kind, *numbers = disk.split(":")
+        if kind not in _DISKS:
+            raise ValueError(f"TIDEGATE_DISK={disk}: use one of {', '.join(_DISKS)}")
+        _DISKS[kind](*map(float, numbers))
+    if fault:
+        if fault not in FAULTS:
+            raise ValueError(f"no fault {fault!r}: use one of {', '.join(FAULTS)}")
+        FAULTS[fault]()
+
+
+def main() -> None:
+    """Plant what the command line or the environment says, then be `tidegate`."""
+    from gateway.cli import main as tidegate
+
+    fault = os.environ.get("TIDEGATE_FAULT", "")
+    if sys.argv[1:2] == ["--fault"]:
+        fault = sys.argv[2] if len(sys.argv) > 2 else "?"
+        del sys.argv[1:3]
+    try:
+        plant(fault, os.environ.get("TIDEGATE_DISK", ""),
+              os.environ.get("TIDEGATE_LIVE_MOST", ""))
+    except ValueError as error:
+        print(f"faulty_gateway: {error}", file=sys.stderr)
+        sys.exit(2)
+    tidegate()
+
+
+if __name__ == "__main__":
+    main()
