@@ -13,8 +13,10 @@ what becomes of clients whose broker forgets.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from tools.procs import Child, ChildError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 START_TRIES = 3
+RUNNING = re.compile(rb"mosquitto version \S+ running")
 
 
 class MosquittoMissingError(ChildError, FileNotFoundError):
@@ -87,6 +90,7 @@ class Mosquitto:
             "log_type error",
             "log_type warning",
             "log_type notice",
+            "log_type information",  # says when it listens
             # the default keeps 1000 messages for an absent client and drops the rest in silence
             "max_queued_messages 0",
             # more than this at once in flight at QoS 2, and 2.0.11 answers no more after a
@@ -109,9 +113,11 @@ class Mosquitto:
         self.folder.mkdir(parents=True, exist_ok=True)
         for attempt in range(START_TRIES):
             self._write_conf()
+            log = self.child.log
+            log_start = log.stat().st_size if log.exists() else 0
             self.child.start()
             try:
-                self._wait_until_up(timeout_s)
+                self._wait_until_up(timeout_s, log_start)
                 return
             except PortError:
                 self.child.kill()
@@ -122,16 +128,22 @@ class Mosquitto:
                 self.port = free_port()  # somebody was quicker
         raise AssertionError("not reached")
 
-    def _wait_until_up(self, timeout_s: float) -> None:
-        try:
-            wait_for_port(self.port, timeout_s, alive=lambda: self.child.running)
-        except PortError:
-            if self.child.running:
-                raise
-            raise ChildError(f"mosquitto ended at its start: {self.child.tail(3)}") from None
-        if not self.child.running:  # it was another process that answered
-            raise ChildError(f"mosquitto ended at its start: {self.child.tail(3)}")
+    def _wait_until_up(self, timeout_s: float, log_start: int) -> None:
+        # its own word counts: on a port that was taken meanwhile it is another that answers
+        deadline = time.monotonic() + timeout_s
+        while not RUNNING.search(self._log_since(log_start)):
+            if not self.child.running:
+                raise ChildError(f"mosquitto ended at its start: {self.child.tail(3)}")
+            if time.monotonic() > deadline:
+                raise PortError(f"mosquitto did not start within {timeout_s} s")
+            time.sleep(0.01)
+        wait_for_port(self.port, timeout_s, alive=lambda: self.child.running)
         self._fixed_port = True  # clients know it from now on
+
+    def _log_since(self, start: int) -> bytes:
+        with self.child.log.open("rb") as log:
+            log.seek(start)
+            return log.read()
 
     def stop(self) -> None:
         """Stop the broker by SIGTERM: it saves its sessions and messages before it ends."""
