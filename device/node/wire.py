@@ -63,7 +63,7 @@ class Wire:
         pass
 
     def read(self, size):
-        if self._at >= self._size:
+        if size and self._at >= self._size:
             raise Pending
         end = self._at + size
         if end > self._size:

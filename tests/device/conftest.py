@@ -36,7 +36,8 @@ class MicroPython:
         if os.getuid() == 0:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
         command += ["-X", f"heapsize={heap or self._heap}", str(HERE / "mp" / script), *args]
-        env = {"MICROPYPATH": ":".join(map(str, [*self._paths, ".frozen"])), "PATH": "/usr/bin:/bin"}
+        paths = ":".join([str(path) for path in self._paths])
+        env = {"MICROPYPATH": paths + ":.frozen", "PATH": "/usr/bin:/bin"}
         return subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

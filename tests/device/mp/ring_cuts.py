@@ -1,6 +1,7 @@
 """Cut the power at random writes while the ring works on a real littlefs.
 
-argv: seed, points, sabotage ("" for none: the test must be able to fail). Prints one JSON line. At every point the flash must mount again, every record
+argv: seed, points, sabotage ("" for none: the test must be able to fail). Prints one JSON line.
+At every point the flash must mount again, every record
 that was told and not acknowledged must be there but for those that were dropped and counted, in
 order, under its own name and with its own content; and nothing else may be there under a name
 that was never given out.
@@ -11,11 +12,12 @@ import os
 import random
 import sys
 
-import flash_rig
 import node.batch
 import node.flash
 import node.recover
 import node.ring
+
+import flash_rig
 
 random.seed(int(sys.argv[1]))
 points = int(sys.argv[2])
@@ -144,7 +146,7 @@ def life_of(flash, boot, upto, cut):
                 drain(ring, seq, upto)
     except flash_rig.PowerCut:
         result["cuts"] += 1
-    except OSError as error:
+    except OSError:
         if flash.cut_after >= 0:
             raise
         result["cuts"] += 1  # littlefs reports a failing write in its own way
@@ -165,7 +167,7 @@ for point in range(points):
         upto = {}
         boot = 0
     boot += 1
-    flash = life_of(flash, boot, upto, random.randint(0, 250) if point % 4 else random.randint(0, 60))
+    flash = life_of(flash, boot, upto, random.randint(0, 250 if point % 4 else 60))
     result["points"] += 1
     if point % 5 == 4:  # at last the network is there: everything must come
         boot += 1

@@ -6,10 +6,11 @@ Prints one JSON line: erases and bytes written, for each 1000 records.
 import json
 import sys
 
-import flash_rig
 import node.batch
 import node.flash
 import node.ring
+
+import flash_rig
 
 group, acked = int(sys.argv[1]), sys.argv[2] == "1"
 RECORDS = 3000

@@ -1,0 +1,102 @@
+"""Run ring, link and uplink against a broker; runs on MicroPython.
+
+argv: a JSON object: port, records (to make, then wait until all are acknowledged), every_ms,
+qos, to_broker, fast (how much faster the firmware's clock runs), pid (to start from), idle_ms
+(to go on after the last), limit_ms. Times but every_ms are the firmware's.
+Prints the uplink's lines, then one JSON line.
+"""
+
+import json
+import sys
+import time
+
+from node.backoff import Backoff
+from node.link import Link
+from node.ring import Ring
+from node.uplink import Uplink
+
+options = {"records": 20, "every_ms": 5, "qos": 0, "to_broker": False, "fast": 20, "pid": 0,
+           "idle_ms": 0, "limit_ms": 100000, "keepalive_s": 30, "fill": 0}  # fmt: skip
+options.update(json.loads(sys.argv[1]))
+FAST = options["fast"]
+start = time.ticks_ms()
+
+
+def now_ms():
+    return time.ticks_diff(time.ticks_ms(), start) * FAST
+
+
+class Store:
+    """Files in a dict."""
+
+    def __init__(self):
+        self.files = {}
+
+    def names(self):
+        return list(self.files)
+
+    def size(self, name):
+        return len(self.files[name]) if name in self.files else -1
+
+    def read(self, name, offset, buf):
+        data = self.files.get(name, b"")[offset : offset + len(buf)]
+        buf[: len(data)] = data
+        return len(data)
+
+    def write(self, name, *parts):
+        self.files[name] = b"".join([bytes(part) for part in parts])
+
+    def remove(self, name):
+        self.files.pop(name, None)
+
+    def rename(self, old, new):
+        self.files[new] = self.files.pop(old)
+
+
+answered = []
+
+
+def command(data):
+    answered.append(data)
+    return {"v": 1, "ok": True, "id": data["id"]}
+
+
+ring = Ring(Store(), b"\x01\x02\x03\x04", 3, 4096, 1 << 20)
+link = Link(now_ms, b"dev", "127.0.0.1", options["port"], b"tidegate/dev/", b"user", b"secret",
+            options["keepalive_s"])  # fmt: skip
+link._client.pid = options["pid"]
+uplink = Uplink(link, ring, Backoff(), lambda: 0.99, now_ms, b"tidegate/dev/",
+                lambda: b'{"v":1}', command, options["qos"], options["to_broker"])  # fmt: skip
+made = 0
+keys = ("temperature_c", "label")
+while made < options["fill"]:
+    made = ring.add(made, "air", keys, (made / 10, "x"))
+ring.commit()
+gap = 0  # the longest that the loop was held up [real ms]
+next_at = last = time.ticks_ms()
+done_at = -1
+first_ack = -1
+while now_ms() < options["limit_ms"]:
+    here = time.ticks_ms()
+    gap = max(gap, time.ticks_diff(here, last))
+    last = here
+    if made < options["records"] and time.ticks_diff(here, next_at) >= 0:
+        made = ring.add(now_ms(), "air", keys, (made / 10, "x"))
+        ring.commit()
+        next_at = time.ticks_add(next_at, options["every_ms"])
+    uplink.step(True)
+    if uplink.acked and first_ack < 0:
+        first_ack = now_ms()
+    if uplink.acked >= options["records"] and done_at < 0:
+        done_at = now_ms()
+    if done_at >= 0 and now_ms() - done_at >= options["idle_ms"]:
+        break
+    busy = time.ticks_ms()
+    link.wire.wait(1) or time.sleep_ms(1)
+    last = time.ticks_add(last, time.ticks_diff(time.ticks_ms(), busy))
+link.disconnect()
+print(json.dumps({
+    "acked": uplink.acked, "made": made, "first_ack_ms": first_ack, "done_ms": done_at,
+    "gap_ms": gap, "connects": link.connects, "why": link.why, "skipped": link.wire.skipped,
+    "answered": answered, "held": ring.held(), "t0": ring._boots.get((b"\x01\x02\x03\x04", 3)),
+}))  # fmt: skip
