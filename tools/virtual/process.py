@@ -41,7 +41,7 @@ class Process:
             *rootfs.command,
             *rootfs.interpreter.heap_option(heap_kb),
             "-c",  # not -m: with it Ctrl-C would end the interpreter
-            "import _vboot",
+            "import _start, _vboot; _vboot.run(globals())",
         ]
         try:
             self._child = subprocess.Popen(

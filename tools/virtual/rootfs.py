@@ -13,6 +13,7 @@ from pathlib import Path
 from tools import cachedir, firmware, interpreter
 from tools.cachedir import Say, silent
 from tools.interpreter import Interpreter
+from tools.virtual import romfs
 
 ROM = Path(__file__).resolve().parent / "rom"
 
@@ -47,6 +48,7 @@ def prepare(say: Say = silent) -> Rootfs:
     digest = hashlib.sha256(found.tree.root.name.encode())
     for name, source in files.items():
         digest.update(name.encode() + source.read_bytes())
+    digest.update(Path(__file__).read_bytes() + Path(romfs.__file__).read_bytes())
 
     def fill(work: Path) -> None:
         say("compiling what a virtual board has built in")
@@ -57,10 +59,13 @@ def prepare(say: Say = silent) -> Rootfs:
             for library in Path(folder).glob("*.so*"):
                 if library.is_file():
                     shutil.copy(library, work / "lib" / library.name)
-        for name, source in files.items():
-            target = (work / "rom" / name).with_suffix(".mpy")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(firmware.compile_source(source.read_bytes(), name))
+        compiled = {
+            f"{name[:-3]}.mpy": firmware.compile_source(source.read_bytes(), name)
+            for name, source in files.items()
+        }
+        (work / "rom").mkdir()
+        (work / "rom" / "_start.mpy").write_bytes(compiled.pop("_start.mpy"))
+        (work / "rom" / "rom.bin").write_bytes(romfs.image(compiled))
         for path in work.rglob("*"):
             path.chmod(0o755 if path.is_dir() or path.parent == work else 0o644)
 

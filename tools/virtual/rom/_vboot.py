@@ -1,10 +1,8 @@
-# What a virtual board runs first. Before anything else: the host's root goes out of sight.
+# The board's ROM: shows itself to imports, mounts the flash, runs boot.py and main.py.
+# "/" was unmounted by _start, which runs before this.
 import sys
 import vfs
-
-_rom = vfs.VfsPosix(sys.path[-1])  # MICROPYPATH: where this file lies
-vfs.umount("/")
-sys.path[:] = ["", "/.rom", ".frozen", "/lib"]
+from _start import rom
 
 import builtins
 
@@ -18,7 +16,7 @@ def _see_rom(name, *rest):
     if name in sys.modules:
         return _import(name, *rest)
     if not _depth:
-        vfs.mount(_rom, "/.rom")
+        vfs.mount(rom, "/.rom")
     _depth += 1
     try:
         return _import(name, *rest)
@@ -28,16 +26,18 @@ def _see_rom(name, *rest):
             vfs.umount("/.rom")
 
 
+vfs.umount("/.rom")
 builtins.__import__ = _see_rom
 
 import gc
-import micropython
+import micropython as _real
+import _flash
 from _host import ask, quiet, tell
 
 
 class _Micropython:  # the micropython module, with a kbd_intr that this port lacks
     def __getattr__(self, name):
-        return getattr(micropython, name)
+        return getattr(_real, name)
 
     def kbd_intr(self, char):
         ask("kbd", char)
@@ -46,14 +46,14 @@ class _Micropython:  # the micropython module, with a kbd_intr that this port la
 sys.modules["micropython"] = _Micropython()
 
 
-def _file(name):
+def _file(name, names):
     # As a board runs boot.py and main.py: an error is shown and does not stop the board.
     try:
         open(name).close()
     except OSError:
         return True
     try:
-        execfile(name)
+        execfile(name, names)
     except SystemExit:
         ask("reset", "soft")
     except BaseException as error:
@@ -62,7 +62,7 @@ def _file(name):
     return True
 
 
-def _serve():
+def _serve(flash):
     # What a flashing tool does at a bare board: pieces of Python, one at a time.
     names = {"flash": flash, "vfs": vfs}
     while True:
@@ -76,27 +76,31 @@ def _serve():
         tell("done", answer[0], answer[1])
 
 
-import _flash
+def run(names):
+    """Be a board that got its power. names: what boot.py, main.py and the console share."""
+    boot = ask("boot")
+    flash = _flash.Flash(boot["blocks"])
+    raw = boot["raw"]
+    if boot["mode"] == "serve":
+        _serve(flash)
+    for module in ("_start", "_vboot", "_flash"):
+        sys.modules.pop(module)
+        names.pop(module, None)
+    try:
+        vfs.mount(vfs.VfsLfs2(flash), "/")
+    except OSError as error:
+        print("The filesystem appears to be corrupted or not there:", error)
+        tell("corrupt")
+    del boot
+    gc.collect()
+    tell("base", gc.mem_alloc(), gc.mem_alloc() + gc.mem_free())
+    try:
+        ask("kbd", 3)
+        if _file("/boot.py", names) and not raw:
+            _file("/main.py", names)
+    except KeyboardInterrupt:  # pressed again while the first one was being shown
+        pass
+    quiet()
+    import _repl
 
-_boot = ask("boot")
-flash = _flash.Flash(_boot["blocks"])
-sys.modules.pop("_vboot", None)
-if _boot["mode"] == "serve":
-    _serve()
-try:
-    vfs.mount(vfs.VfsLfs2(flash), "/")
-except OSError as error:
-    print("The filesystem appears to be corrupted or not there:", error)
-    tell("corrupt")
-gc.collect()
-tell("base", gc.mem_alloc(), gc.mem_alloc() + gc.mem_free())
-try:
-    ask("kbd", 3)
-    if _file("/boot.py") and not _boot["raw"]:
-        _file("/main.py")
-except KeyboardInterrupt:  # pressed again while the first one was being shown
-    pass
-quiet()
-import _repl
-
-_repl.run(_boot["raw"], globals())
+    _repl.run(raw, names)
