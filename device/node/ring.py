@@ -37,6 +37,7 @@ FORMAT = const(1)
 BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
 _BOOTS = const(6)
 NO_TIME = const(-1)
+_ENOSPC = const(28)
 
 
 class Ring:
@@ -107,9 +108,9 @@ class Ring:
                     break
                 self._write_slot(slot)
             self.volatile = False
-        except OSError:
+        except OSError as error:
             self.errors += 1
-            self.volatile = not self._make_room()
+            self.volatile = not (error.args[0] == _ENOSPC and self._make_room())
         if self.told and self._safe_seq > first:
             self.told(self.life, self.boot, first, self._safe_seq - 1)
         return self._safe == self._tail
@@ -152,9 +153,9 @@ class Ring:
             self._save_shapes()
             self._spill_now()
             self.volatile = False
-        except OSError:
+        except OSError as error:
             self.errors += 1
-            self.volatile = not self._make_room()
+            self.volatile = not (error.args[0] == _ENOSPC and self._make_room())
         if self.told and self._safe_seq > first:
             self.told(self.life, self.boot, first, self._safe_seq - 1)
 
@@ -252,7 +253,7 @@ class Ring:
             self._save_boots()
 
     def _make_room(self):
-        """Flash did not take a write: give the oldest segment away, if there is one."""
+        """Flash is full: give the oldest segment away, if there is one."""
         if self._first_seg >= self._end_seg:
             return False
         self._drop_segment()
@@ -297,6 +298,8 @@ class Ring:
     def ack(self, life, boot, seq):
         """Drop the records of (life, boot) up to seq. Return how many those were."""
         gone = 0
+        if life == self.life and boot == self.boot and seq >= self._next:
+            return 0
         seg = self._segment()
         while seg and seg[0] == life and seg[1] == boot and seq >= seg[2]:
             if seq >= seg[3] - 1:
@@ -307,7 +310,7 @@ class Ring:
             gone += seq + 1 - seg[2]
             self._skip(seg, seq)
             return gone
-        if seg is None and life == self.life and boot == self.boot and seq < self._next:
+        if seg is None and life == self.life and boot == self.boot:
             while self._low <= seq:
                 step = self._buf[self._head] + 1
                 if self._head == self._safe:  # acknowledged before it was safe: the gateway has it
