@@ -249,7 +249,8 @@ class Bridge:
         """What a person or a script wants to know."""
         return {
             "id": self.config.id, "port": self.port, "upstream": self.upstream.state,
-            "connected_devices": len(self.clients), "depth": self.queue.depth,
+            "connected_devices": len(self.clients),
+            "depth": self.queue.depth - len(self.committer.done),
             "bytes": self.queue.used_bytes, "in_flight": len(self.flight.in_flight),
             "refused": self.queue.refused, "delivered": self.drain.delivered,
             "commits": self.committer.commits,

@@ -26,6 +26,8 @@ log = logging.getLogger("tidegate.commit")
 BURST = 4
 BUSY_PER_S = 200
 RETRY_S = 1.0
+LAZY_S = 2.0
+DONE_MOST = 500
 T = TypeVar("T")
 Callback = Callable[[], None]
 
@@ -85,6 +87,10 @@ class Committer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self.done: list[Entry] = []  # delivered, not yet deleted on disk
+        self._after_done: list[Callback] = []
+        self._done_due = False
+        self._lazy: asyncio.TimerHandle | None = None
 
     def insert(self, entries: list[Entry]) -> None:
         """Add messages to the next batch."""
@@ -96,6 +102,24 @@ class Committer:
     def after(self, callback: Callback) -> None:
         """Call back once all that was added so far is on disk."""
         self._after.append(callback)
+        self.wake()
+
+    def finish(self, entries: list[Entry], callback: Callback, *, soon: bool) -> None:
+        """Delete delivered entries; call back when that is on disk.
+
+        Nobody waits for it, so unless `soon` they gather up to DONE_MOST or for LAZY_S: a crash
+        brings them back, owed a PUBREL at QoS 2 and doubled at QoS 1, where that is allowed.
+        """
+        self.done += entries
+        self._after_done.append(callback)
+        if soon or len(self.done) >= DONE_MOST:
+            self._done_due = True
+            self.wake()
+        elif self._lazy is None:
+            self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self._finish_now)
+
+    def _finish_now(self) -> None:
+        self._done_due = True
         self.wake()
 
     def hurry(self) -> None:
@@ -114,6 +138,7 @@ class Committer:
     async def settled(self) -> None:
         """Wait until everything added is on disk."""
         self._stopping = True
+        self._idle.clear()
         self.wake()
         await self._idle.wait()
 
@@ -129,6 +154,8 @@ class Committer:
                 # Look again soon: a burst or a waiting client ends the wait early.
                 await asyncio.sleep(min(delay_s, 0.02))
             self._wake.clear()
+            if self._done_due or self._stopping:
+                self._collect_done()
             self._pacer.arrived(len(self.batch.insert), time.monotonic())
             batch, after = self.batch, self._after
             self.batch, self._after, self.waiting_bytes = Batch(), [], 0
@@ -138,6 +165,14 @@ class Committer:
                 callback()
             if not self._wake.is_set():
                 self._idle.set()
+
+    def _collect_done(self) -> None:
+        self.batch.done += self.done
+        self._after += self._after_done
+        self.done, self._after_done, self._done_due = [], [], False
+        if self._lazy is not None:
+            self._lazy.cancel()
+            self._lazy = None
 
     async def _commit(self, batch: Batch) -> None:
         """Commit, and where the disk will not have it, wait and try again: nobody is told
@@ -150,8 +185,12 @@ class Committer:
                 if self.failing is None:
                     log.error("cannot write, acknowledging nothing reason=%r", str(error))
                 self.failing = str(error)
-                if batch.done or batch.drop:
-                    await self._make_room(batch)
+                # What was delivered meanwhile makes room too; its callbacks run with the next
+                # batch's, when it certainly is on disk.
+                batch.done += self.done
+                self._after += self._after_done
+                self.done, self._after_done = [], []
+                await self._make_room(batch)
                 await asyncio.sleep(RETRY_S)
                 continue
             self.commits += 1

@@ -56,13 +56,12 @@ class Drain:
 
     def remove(self, entries: list[Entry], reason: str = "") -> None:
         """Delete entries that are done (no reason) or dropped, with the next commit."""
-        batch = self._committer.batch
-        batch.done += entries
         if reason:
             self.queue.dropped[reason] += len(entries)
         else:
             self.delivered += len(entries)
-        self._committer.after(partial(self._removed, entries))
+        soon = bool(reason) or self.queue.tight() or self.flight.short_of_mids()
+        self._committer.finish(entries, partial(self._removed, entries), soon=soon)
 
     def _removed(self, entries: list[Entry]) -> None:
         self.queue.finished(entries)

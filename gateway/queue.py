@@ -53,6 +53,10 @@ class Queue:
         """Whether `size` more bytes would be over the cap."""
         return self.used_bytes + size > self.max_bytes
 
+    def tight(self) -> bool:
+        """Whether deletes should not wait for other business."""
+        return self.used_bytes > self.max_bytes * 0.9 or max(self._live) > LIVE_MOST // 2
+
     def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
             age_s: int, *, force: bool = False) -> tuple[Entry, Entry | None] | None:
         """Make the entry for a message.

@@ -203,8 +203,7 @@ async def run(plan: Plan) -> Result:
         await asyncio.sleep(max(0.0, stop_s - time.monotonic()))
     used = (time.process_time() - cpu_s) / (time.monotonic() - began_s)
     sent_s = time.monotonic() - began_s
-    sent = sum(s.sent for s in senders)
-    while sink.count - sink.duplicated < sent \
+    while sink.count - sink.duplicated < (sent := sum(s.sent for s in senders)) \
             and time.monotonic() - max(sink.last_s, stop_s) < plan.settle_s:
         await asyncio.sleep(0.02)
     took_s = max(sink.last_s, stop_s) - began_s
