@@ -4,8 +4,8 @@ One thread does all disk work. While it syncs, the next batch gathers. When a ba
 question of wear against latency: a commit of one message costs as many bytes as one of fifty.
 
 
-- a busy gateway (BUSY_PER_S messages a second, or `commit_bytes` waiting) commits at once, and so
-  does one with a client that waits for us, see `hurry`;
+- a busy gateway (BUSY_PER_S messages and releases a second, or `commit_bytes` waiting) commits at
+  once, and so does one with a client that waits for us, see `hurry`;
 - a quiet one may commit BURST times at once and then once every `commit_ms`.
 """
 
@@ -24,7 +24,7 @@ from gateway.outbox import Batch, Entry, Outbox
 log = logging.getLogger("tidegate.commit")
 
 BURST = 4
-BUSY_PER_S = 200
+BUSY_PER_S = 300
 RETRY_S = 1.0
 LAZY_S = 2.0
 DONE_MOST = 500
@@ -98,6 +98,13 @@ class Committer:
         for entry in entries:
             self.waiting_bytes += len(entry.payload)
         self._wake.set()
+
+    def release(self, entries: list[Entry], callback: Callback) -> None:
+        """Note that the upstream has these; call back when that is on disk. They count as traffic:
+        a draining backlog is busy though nothing comes in."""
+        self.batch.release += entries
+        self._pacer.arrived(len(entries), time.monotonic())
+        self.after(callback)
 
     def after(self, callback: Callback) -> None:
         """Call back once all that was added so far is on disk."""

@@ -182,8 +182,7 @@ class Drain:
         if progress.done:
             self.remove(progress.done)
         if progress.release:
-            self._committer.batch.release += progress.release
-            self._committer.after(partial(self._released, progress.release))
+            self._committer.release(progress.release, partial(self._released, progress.release))
         for entry, reason in progress.refused:
             log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,
                       reason)
