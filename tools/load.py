@@ -65,12 +65,13 @@ def _connect(client_id: str) -> bytes:
     return bytes((0x10, len(body))) + body
 
 
-class _Sender(asyncio.Protocol):
+class Sender(asyncio.Protocol):
     """One connection that publishes."""
 
     def __init__(self, number: int, plan: Plan, acked: array[int], go: Callable[[], bool]) -> None:
         self.number, self.plan, self.acked, self._go = number, plan, acked, go
         self.sent = self.in_flight = 0
+        self.most = 1 << 62  # messages to send at all
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         topic = f"{plan.topic}/{number}".encode()
         length = 2 + len(topic) + (2 if plan.qos else 0) + plan.payload_bytes
@@ -102,7 +103,7 @@ class _Sender(asyncio.Protocol):
 
     def fill(self) -> None:
         """Send up to the window."""
-        count = self.plan.window - self.in_flight
+        count = min(self.plan.window - self.in_flight, self.most - self.sent)
         if count > 0 and self._go():
             self.write(b"".join([self.one() for _ in range(count)]))
 
@@ -119,7 +120,7 @@ class _Sender(asyncio.Protocol):
         return self._head + mid + _HEAD.pack(self.number, self.sent, now) + self._pad
 
 
-class _Sink(asyncio.Protocol):
+class Sink(asyncio.Protocol):
     """The subscriber at the upstream (QoS 0: it only looks)."""
 
     def __init__(self, plan: Plan) -> None:
@@ -130,6 +131,7 @@ class _Sink(asyncio.Protocol):
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest = b""
         self.last_s = time.monotonic()
+        self.first_s = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         topic = f"{self.plan.upstream_topic}/#".encode()
@@ -168,6 +170,8 @@ class _Sink(asyncio.Protocol):
             pos = end
         self._rest = data[pos:]
         self.last_s = time.monotonic()
+        if self.count and not self.first_s:
+            self.first_s = self.last_s
 
 
 def _percentile(values: array[int], share: float) -> float:
@@ -181,13 +185,13 @@ async def run(plan: Plan) -> Result:
     loop = asyncio.get_running_loop()
     acked: array[int] = array("Q")
     stop_s = float("inf")
-    sink_transport, sink = await loop.create_connection(lambda: _Sink(plan), "127.0.0.1",
+    sink_transport, sink = await loop.create_connection(lambda: Sink(plan), "127.0.0.1",
                                                         plan.upstream_port)
     await asyncio.wait_for(sink.ready, 10)
-    senders: list[_Sender] = []
+    senders: list[Sender] = []
     for number in range(plan.connections):
         _, sender = await loop.create_connection(
-            partial(_Sender, number, plan, acked, lambda: time.monotonic() < stop_s),
+            partial(Sender, number, plan, acked, lambda: time.monotonic() < stop_s),
             "127.0.0.1", plan.port)
         senders.append(sender)
     await asyncio.wait_for(asyncio.gather(*(s.ready for s in senders)), 10)
@@ -219,7 +223,7 @@ async def run(plan: Plan) -> Result:
         ack_p99_ms=_percentile(acked, 0.99), cpu_share=used, wedged=unique < sent)
 
 
-async def _paced(plan: Plan, senders: list[_Sender], began_s: float, stop_s: float) -> None:
+async def _paced(plan: Plan, senders: list[Sender], began_s: float, stop_s: float) -> None:
     """Each message at its own time, whatever became of those before it."""
     number = 0
     while True:
@@ -234,7 +238,7 @@ async def _paced(plan: Plan, senders: list[_Sender], began_s: float, stop_s: flo
         number += 1
 
 
-async def _flood(senders: list[_Sender], stop_s: float) -> None:
+async def _flood(senders: list[Sender], stop_s: float) -> None:
     """QoS 0, as fast as the socket takes it."""
     for sender in senders:
         sender.transport.set_write_buffer_limits(high=262_144)
