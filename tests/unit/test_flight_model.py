@@ -1,0 +1,288 @@
+"""gateway/flight.py against a broker, a disk, a lossy link and crashes at any point.
+
+The disk takes batches in order; a crash loses the ones not yet written, or only their callbacks.
+The broker keeps its session or forgets it. Packet identifiers are few, so that one used again too
+early shows. The broker is a second implementation of the receiver's side (section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
+
+import gateway.flight
+from gateway import wire
+from gateway.flight import Flight, Limits
+from gateway.outbox import LANE_SHIFT, Entry
+from gateway.routes import LIVE, URGENT
+from gateway.wire import Ack, Publish, encode_ack
+
+MIDS = 9
+
+
+def number(entry: Entry) -> int:
+    return entry.key & 0xFFFF
+
+
+def stored(entry: Entry) -> Entry:
+    """What the disk knows of an entry."""
+    return replace(entry, sent=False, tries=0, sent_s=0.0, taken=False)
+
+
+class Broker:
+    """Receiver of QoS 1 and 2, method A: a message is delivered with its PUBLISH."""
+
+    def __init__(self) -> None:
+        self.session: dict[int, bytes] = {}  # QoS 2 identifiers between PUBLISH and PUBREL
+        self.delivered: list[int] = []  # message numbers
+        self.unanswered: set[int] = set()  # identifiers of this connection, for Receive Maximum
+        self.window = 0
+
+    def connect(self, window: int, keep: bool) -> bool:
+        present = keep
+        if not keep:
+            self.session.clear()
+        self.window, self.unanswered = window, set()
+        return present
+
+    def take(self, packet: wire.Packet) -> list[bytes]:
+        if isinstance(packet, Publish):
+            assert packet.mid
+            assert packet.dup or packet.mid not in self.unanswered, "identifier twice in flight"
+            self.unanswered.add(packet.mid)
+            assert len(self.unanswered) <= self.window, "over Receive Maximum"
+            if packet.qos == 1:
+                self.delivered.append(int(packet.payload))
+                return [encode_ack(wire.PUBACK, packet.mid)]
+            known = self.session.get(packet.mid)
+            if known is None:
+                self.delivered.append(int(packet.payload))
+                self.session[packet.mid] = packet.payload
+            else:
+                assert packet.dup, "identifier used again before its end"
+                assert known == packet.payload, "another message under an identifier in use"
+            return [encode_ack(wire.PUBREC, packet.mid)]
+        assert isinstance(packet, Ack)
+        assert packet.kind == wire.PUBREL
+        self.session.pop(packet.mid, None)
+        return [encode_ack(wire.PUBCOMP, packet.mid)]
+
+    def answered(self, data: bytes) -> None:
+        """An acknowledgement goes out: room in the window."""
+        kind, mid = data[0] >> 4, data[2] << 8 | data[3]
+        if kind in (wire.PUBACK, wire.PUBCOMP):
+            self.unanswered.discard(mid)
+
+
+class Gateway(RuleBasedStateMachine):
+    """Flight, with the disk and the link as lists."""
+
+    forgets = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mids, gateway.flight.MIDS = gateway.flight.MIDS, MIDS
+        self.flight, self.broker = Flight(), Broker()
+        self.disk: dict[int, Entry] = {}
+        self.batches: deque[tuple[str, list[Entry]]] = deque()
+        self.to_broker: deque[bytes] = deque()
+        self.to_gateway: deque[bytes] = deque()
+        self.last_id, self.now_s = 0, 1.0
+        self.promised: dict[int, tuple[str, int]] = {}  # number → source, QoS: on disk once
+        self.owned: set[int] = set()  # the gateway knows that the broker has it
+        self.broker_forgot = False
+
+    def teardown(self) -> None:
+        self.settle()
+        gateway.flight.MIDS = self.mids
+
+    # --- what may happen
+
+    @rule(source=st.sampled_from(["a", "b", "alarm"]), qos=st.sampled_from([1, 2, 2]))
+    def message(self, source: str, qos: int) -> None:
+        mids = self.flight.take_mids(1)
+        if not mids:
+            return
+        assert mids[0] not in {entry.mid for entry in self.disk.values()}, "not free on disk"
+        self.last_id += 1
+        lane = URGENT if source == "alarm" else LIVE
+        entry = Entry(lane << LANE_SHIFT | self.last_id, mids[0], qos, False, False, 0, "#",
+                      source, "t", b"%d" % self.last_id)
+        self.batches.append(("insert", [entry]))
+
+    @precondition(lambda self: self.batches)
+    @rule()
+    def commit(self) -> None:
+        what, entries = self.batches.popleft()
+        self.write(what, entries)
+        if what == "insert":
+            self.flight.add(entries)
+        elif what == "release":
+            self.to_broker.extend(self.flight.released(entries))
+        else:
+            self.flight.free_mids([entry.mid for entry in entries])
+
+    def write(self, what: str, entries: list[Entry]) -> None:
+        for entry in entries:
+            if what == "insert":
+                self.promised[number(entry)] = (entry.source, entry.qos)
+                self.disk[entry.key] = stored(entry)
+            elif what == "release":
+                if entry.key in self.disk:
+                    self.disk[entry.key].released = True
+                    self.disk[entry.key].payload = b""  # only a PUBREL is owed
+            else:
+                self.disk.pop(entry.key, None)
+
+    @precondition(lambda self: self.flight.connected)
+    @rule(max_bytes=st.integers(1, 60))
+    def send(self, max_bytes: int) -> None:
+        self.now_s += 1
+        parts, ended = self.flight.send(max_bytes, self.now_s)
+        assert not ended
+        self.to_broker.extend(parts)
+
+    @precondition(lambda self: self.to_broker)
+    @rule(count=st.integers(1, 5), twice=st.booleans())
+    def broker_reads(self, count: int, twice: bool = False) -> None:
+        for _ in range(min(count, len(self.to_broker))):
+            packets, _ = wire.decode(self.to_broker.popleft())
+            answers = self.broker.take(packets[0])
+            self.to_gateway.extend(answers * (1 + twice))  # PUBREC or PUBCOMP doubled
+
+    @precondition(lambda self: self.to_gateway)
+    @rule(count=st.integers(1, 5))
+    def gateway_reads(self, count: int) -> None:
+        data = b""
+        for _ in range(min(count, len(self.to_gateway))):
+            part = self.to_gateway.popleft()
+            self.broker.answered(part)
+            data += part
+        acks: list[Any] = wire.decode(data, client=True)[0]
+        progress = self.flight.acks(acks)
+        assert not progress.refused
+        if progress.reply:
+            self.to_broker.append(bytes(progress.reply))
+        if progress.release:
+            self.owned.update(map(number, progress.release))
+            self.batches.append(("release", progress.release))
+        if progress.done:
+            self.owned.update(map(number, progress.done))
+            self.batches.append(("done", progress.done))
+
+    @precondition(lambda self: self.flight.connected)
+    @rule(hops=st.integers(1, 8))
+    def flow(self, hops: int) -> None:
+        """Everything moves on by so many hops, the common case."""
+        steps = (self.commit_all, lambda: self.send(200), lambda: self.broker_reads(9),
+                 lambda: self.gateway_reads(9))
+        for hop in range(hops):
+            steps[hop % 4]()
+
+    def commit_all(self) -> None:
+        while self.batches:
+            self.commit()
+
+    @precondition(lambda self: self.flight.connected)
+    @rule(mid=st.integers(1, MIDS), kind=st.integers(wire.PUBACK, wire.PUBCOMP))
+    def stray_acknowledgement(self, mid: int, kind: int) -> None:
+        """An acknowledgement of what was not sent here, or of a message to us, ends nothing."""
+        entry = self.flight.in_flight.get(mid)
+        owed = entry is not None and entry.sent_s > 0
+        if kind == wire.PUBREL or (kind == wire.PUBCOMP and entry and not entry.released) \
+                or (entry is not None and not owed):
+            progress = self.flight.acks([Ack(kind, mid)])
+            assert (progress.done, progress.release, bytes(progress.reply)) == ([], [], b"")
+
+    @rule()
+    def cut(self) -> None:
+        self.to_broker.clear()
+        self.to_gateway.clear()
+        self.flight.stop()
+
+    @precondition(lambda self: not self.flight.connected)
+    @rule(keep=st.booleans(), window=st.integers(1, 4))
+    def connect(self, keep: bool, window: int) -> None:
+        keep = keep or not self.forgets
+        if not keep:
+            self.broker_forgot = True
+        before = list(self.broker.delivered)
+        present = self.broker.connect(window, keep)
+        orphans = self.flight.start(present, Limits(window=window))
+        assert self.broker.delivered == before
+        if orphans:
+            assert not present
+            self.batches.append(("done", orphans))
+
+    @rule(written=st.integers(0, 3))
+    def crash(self, written: int) -> None:
+        """Some batches were written, and nobody was told."""
+        for _ in range(min(written, len(self.batches))):
+            self.write(*self.batches.popleft())
+        self.batches.clear()
+        self.cut()
+        self.owned -= {number(e) for e in self.disk.values() if not e.released}
+        self.flight = Flight()
+        self.flight.restore([stored(self.disk[key]) for key in sorted(self.disk)])
+
+    # --- what must hold
+
+    @invariant()
+    def what_the_broker_has_is_not_published_again(self) -> None:
+        for data in self.to_broker:
+            packet = wire.decode(data)[0][0]
+            if isinstance(packet, Publish):
+                queued_after = int(packet.payload) in self.owned
+                assert not queued_after or packet.dup, "published as new though it was received"
+
+    @invariant()
+    def exactly_once_while_the_broker_keeps_its_session(self) -> None:
+        if not self.broker_forgot:
+            twice = [n for n in set(self.broker.delivered) if self.broker.delivered.count(n) > 1]
+            assert all(self.promised[n][1] == 1 for n in twice)
+
+    @invariant()
+    def order_within_a_source(self) -> None:
+        last = {"a": 0, "b": 0, "alarm": 0}
+        for n in dict.fromkeys(self.broker.delivered):
+            source = self.promised[n][0]
+            assert n > last[source], "out of order"
+            last[source] = n
+
+    def settle(self) -> None:
+        """No more faults: everything promised arrives, and every identifier comes free."""
+        self.cut()
+        self.connect(keep=True, window=3)
+        for _ in range(1000):
+            self.send(1000)
+            while self.to_broker:
+                self.broker_reads(5)
+            while self.to_gateway:
+                self.gateway_reads(5)
+            while self.batches:
+                self.commit()
+            if not self.disk and not self.to_broker:
+                break
+        self.exactly_once_while_the_broker_keeps_its_session()
+        self.order_within_a_source()
+        assert set(self.broker.delivered) == set(self.promised)
+        assert not self.disk
+        assert not self.flight.in_flight
+        assert len(self.flight.take_mids(MIDS)) == MIDS, "identifiers leaked"
+
+
+class FaithfulBroker(Gateway):
+    """The broker keeps its session: exactly once holds throughout."""
+
+    forgets = False
+
+
+TestForgetfulBroker = Gateway.TestCase
+TestForgetfulBroker.settings = settings(max_examples=150, stateful_step_count=50)
+TestFaithfulBroker = FaithfulBroker.TestCase
+TestFaithfulBroker.settings = settings(max_examples=150, stateful_step_count=50)
