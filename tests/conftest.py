@@ -1,10 +1,17 @@
-"""The order of the tests: what is fast comes first, the whole chain last."""
+"""Settings for all tests, and their order: what is fast comes first, the whole chain last."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, not wrong.
+settings.register_profile(
+    "tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tidegate")
 
 ORDER = ("unit", "device", "gateway", "board", "hil", "chain")
 HERE = Path(__file__).parent
