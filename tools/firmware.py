@@ -18,7 +18,7 @@ class CompileError(ValueError):
     """A file is not MicroPython. Names the file, the line and what is wrong with it."""
 
 
-def compile_source(source: bytes, name: str, march: str | None = None) -> bytes:
+def compile_source(source: bytes, name: str, march: str = "") -> bytes:
     """Compile one file; `name` is what tracebacks call it. Raises CompileError."""
     key = hashlib.sha256(f"{name}\0{march}\0".encode() + source).hexdigest()
     if key in _compiled:
@@ -45,8 +45,11 @@ def compile_source(source: bytes, name: str, march: str | None = None) -> bytes:
     return _compiled[key]
 
 
-def collect(folder: Path = FOLDER, *, compiled: bool = True) -> dict[str, bytes]:
-    """Give what goes onto the board: path on the board → contents. Raises CompileError."""
+def collect(folder: Path = FOLDER, *, compiled: bool = True, march: str = "") -> dict[str, bytes]:
+    """Give what goes onto the board: path on the board → contents. Raises CompileError.
+
+    march: mpy-cross's word for the chip, for files with native code; others run anywhere.
+    """
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -54,7 +57,8 @@ def collect(folder: Path = FOLDER, *, compiled: bool = True) -> dict[str, bytes]
             continue
         content = path.read_bytes()
         if compiled and path.suffix == ".py" and name not in AS_SOURCE:
-            content = compile_source(content, name)
+            native = b"@micropython." in content
+            content = compile_source(content, name, march if native else "")
             name = name[:-3] + ".mpy"
         files[name] = content
     return files
