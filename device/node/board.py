@@ -1,4 +1,7 @@
-"""The board: the only file that imports machine and esp32."""
+"""The board: the only file that imports machine and esp32.
+
+Sensors get this module, and reach what they need as board.machine and board.esp32.
+"""
 
 import machine
 
@@ -51,34 +54,3 @@ def relax_watchdog():
     """Give a developer at the prompt an hour: a watchdog cannot be stopped, only made anew."""
     if _watchdog:
         watchdog(3600)
-
-
-# -- what sensors ask for
-
-
-def pin(number, *args):
-    return machine.Pin(number, *args)
-
-
-def input_pin(number, pull_up=False):
-    return machine.Pin(number, machine.Pin.IN, machine.Pin.PULL_UP if pull_up else None)
-
-
-def adc(number):
-    """Return an ADC for the whole range, about 0.1 to 3.1 V."""
-    return machine.ADC(machine.Pin(number), atten=machine.ADC.ATTN_11DB)
-
-
-def i2c(settings):
-    """Return the I2C bus of a sensor's settings: scl, sda (pins), freq."""
-    scl, sda = machine.Pin(settings["scl"]), machine.Pin(settings["sda"])
-    return machine.SoftI2C(scl=scl, sda=sda, freq=settings.get("freq", 100000))
-
-
-def chip_celsius():
-    """Return the chip's own temperature [°C]. Raise OSError if the chip has no such sensor."""
-    if hasattr(esp32, "mcu_temperature"):  # ESP32-C3, C6, S2, S3
-        return esp32.mcu_temperature()
-    if hasattr(esp32, "raw_temperature"):  # ESP32: in °F
-        return round((esp32.raw_temperature() - 32) / 1.8, 1)
-    raise OSError("no temperature sensor on this chip")

@@ -7,7 +7,7 @@ class Store:
     """The files below one folder. Every method raises OSError, but for what is said."""
 
     def __init__(self, folder="/ring"):
-        self._folder = folder + "/"
+        self.folder = folder + "/"
         try:
             os.mkdir(folder)
         except OSError:
@@ -16,21 +16,21 @@ class Store:
     def names(self):
         """Return the names of all files; none if the folder cannot be read."""
         try:
-            return os.listdir(self._folder[:-1])
+            return os.listdir(self.folder[:-1])
         except OSError:
             return []
 
     def size(self, name):
         """Return a file's size [bytes], -1 if there is none."""
         try:
-            return os.stat(self._folder + name)[6]
+            return os.stat(self.folder + name)[6]
         except OSError:
             return -1
 
     def read(self, name, offset, buf):
         """Fill buf from a file at offset; return how many bytes there were, 0 without a file."""
         try:
-            f = open(self._folder + name, "rb")
+            f = open(self.folder + name, "rb")
         except OSError as error:
             if error.args[0] == 2:  # ENOENT
                 return 0
@@ -44,7 +44,7 @@ class Store:
 
     def write(self, name, *parts):
         """Write a file anew. littlefs keeps the old content until close() returns."""
-        f = open(self._folder + name, "wb")
+        f = open(self.folder + name, "wb")
         try:
             for part in parts:
                 f.write(part)
@@ -53,10 +53,10 @@ class Store:
 
     def remove(self, name):
         try:
-            os.remove(self._folder + name)
+            os.remove(self.folder + name)
         except OSError as error:
             if error.args[0] != 2:
                 raise
 
     def rename(self, old, new):
-        os.rename(self._folder + old, self._folder + new)
+        os.rename(self.folder + old, self.folder + new)

@@ -38,24 +38,21 @@ class Link:
     """A connection to one broker, opened and closed many times.
 
     client_id, prefix (of all topics, with the slash), user, password: bytes. host: str.
-    now_ms: the uptime [ms]. keepalive_s: announced to the broker; we ping at half of it.
-    tls: None or an SSLContext. buf_bytes: the longest PUBLISH payload.
+    now_ms: the uptime [ms]. keepalive [s]: announced to the broker; we ping at half of it.
+    tls: None or an SSLContext.
     """
 
     def __init__(self, now_ms, client_id, host, port, prefix, user=None, password=None,
-                 keepalive_s=30, tls=None, buf_bytes=1024):  # fmt: skip
-        self._now_ms = now_ms
-        self._host = host
-        self._port = port
-        self._tls = tls
-        self._filter = prefix + b"down/#"
-        self._address = None
-        self._keepalive_ms = keepalive_s * 1000
-        self.wire = Wire(buf_bytes, 320)
+                 keepalive=30, tls=None):  # fmt: skip
+        self.now_ms = now_ms
+        self.tls = tls
+        self.prefix = prefix
+        self.address = None
+        self.wire = Wire()
         umqtt.socket = self.wire  # the name under which every version of it finds the module
-        self._client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive_s)
-        self._client.set_last_will(prefix + b"status", b"offline", retain=True, qos=1)
-        self._client.set_callback(self._note)
+        self.client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive)
+        self.client.set_last_will(prefix + b"status", b"offline", retain=True, qos=1)
+        self.client.set_callback(self._note)
         self._inbox = []
         self.state = DOWN
         self.why = ""  # the last error
@@ -67,17 +64,14 @@ class Link:
         self._pid = 0  # packet identifier that waits for its PUBACK, 0: none
         self._puback_by = 0
 
-    def resolve(self):
-        """Look the broker's address up, once: this may block, so the answer is kept."""
-        if self._address is None:
-            self._address = socket.getaddrinfo(self._host, self._port)[0][-1]
-
     def open(self):
-        """Begin to connect. Does not wait, except for the first look-up of a host name."""
+        """Begin to connect. Does not wait, except for the look-up of a host name."""
         self.close("")
         try:
-            self.resolve()
-            self.wire.open(self._address)
+            if self.address is None:  # this may block, so the answer is kept
+                client = self.client
+                self.address = socket.getaddrinfo(client.server, client.port)[0][-1]
+            self.wire.open(self.address)
         except Exception as error:
             self._fail(error)
             return
@@ -109,15 +103,15 @@ class Link:
         if self.state != UP or not self.wire.idle() or (qos and self._pid):
             return False
         try:
-            self._room_for_pid()
+            self._wrap_pid()
             try:
-                self._client.publish(topic, payload, retain, qos)
+                self.client.publish(topic, payload, retain, qos)
             except Pending:
                 pass
             if qos:
-                self._pid = self._client.pid
-                self._puback_by = self._now_ms() + _PUBACK_MS
-            self._said = self._now_ms()
+                self._pid = self.client.pid
+                self._puback_by = self.now_ms() + _PUBACK_MS
+            self._said = self.now_ms()
             self.wire.flush()
         except Exception as error:
             self._fail(error)
@@ -137,7 +131,7 @@ class Link:
         if self.state == DOWN:
             return
         try:
-            self._step(self._now_ms())
+            self._step(self.now_ms())
         except Exception as error:
             self._fail(error)
 
@@ -145,16 +139,16 @@ class Link:
         if self.state != UP:
             self.failed += 1
             if self.failed % _FORGET_AFTER == 0:
-                self._address = None
+                self.address = None
         self.close("%s %s" % (type(error).__name__, error))
 
     def _enter(self, state, within_ms):
         self.state = state
-        self._deadline = self._now_ms() + within_ms
+        self._deadline = self.now_ms() + within_ms
 
-    def _room_for_pid(self):
-        if self._client.pid >= 65535:
-            self._client.pid = 0
+    def _wrap_pid(self):
+        if self.client.pid >= 65535:  # umqtt counts on, and 65536 goes out as 0
+            self.client.pid = 0
 
     def _note(self, topic, payload):
         if len(self._inbox) < 4:
@@ -163,14 +157,14 @@ class Link:
     def _step(self, now):
         if self.state == CONNECTING:
             if self.wire.opened():
-                if self._tls:
-                    self.wire.secure(self._tls, self._host)
+                if self.tls:
+                    self.wire.secure(self.tls, self.client.server)
                 try:
-                    self._client.connect()
+                    self.client.connect()
                 except Pending:
                     pass
                 self._heard = self._said = now
-                self._enter(_CONNACK, _TLS_MS if self._tls else _CONNECT_MS)
+                self._enter(_CONNACK, _TLS_MS if self.tls else _CONNECT_MS)
             elif now > self._deadline:
                 raise Broken("no TCP connection")
             return
@@ -196,16 +190,16 @@ class Link:
                 raise Broken("no CONNACK")
             if body[1]:
                 raise Broken("refused, code %d" % body[1])
-            self._room_for_pid()
+            self._wrap_pid()
             try:
-                self._client.subscribe(self._filter)
+                self.client.subscribe(self.prefix + b"down/#")
             except Pending:
                 pass
             self._enter(_SUBACK, _CONNECT_MS)
         elif high == 0x30:
-            self._client.check_msg()
+            self.client.check_msg()
         elif kind == 0x90 and self.state == _SUBACK:
-            if len(body) != 3 or body[0] << 8 | body[1] != self._client.pid or body[2] & 0x80:
+            if len(body) != 3 or body[0] << 8 | body[1] != self.client.pid or body[2] & 0x80:
                 raise Broken("subscription refused")
             self.failed = 0
             self.connects += 1
@@ -235,7 +229,7 @@ class Link:
             if now - self._ping > _PING_MS:
                 raise Broken("no PINGRESP")
         elif self.state == UP and self.wire.idle():
-            quiet = self._keepalive_ms // 2
+            quiet = self.client.keepalive * 500
             if quiet and (now - self._heard > quiet or now - self._said > quiet):
-                self._client.ping()
+                self.client.ping()
                 self._ping = self._said = now

@@ -106,7 +106,7 @@ def _gather(ring, key, found, low, data):
                 break
             if number >= low and number >= seq:
                 if used and (number != seq or used + step > limit):
-                    ring._write_segment(key[0], key[1], start, seq - start, ring._mv[:used])
+                    ring._write_segment(key[0], key[1], start, seq - start, ring._buf[:used])
                     used = 0
                 if not used:
                     start = number
@@ -115,4 +115,4 @@ def _gather(ring, key, found, low, data):
                 seq = number + 1
             pos += step
     if used:
-        ring._write_segment(key[0], key[1], start, seq - start, ring._mv[:used])
+        ring._write_segment(key[0], key[1], start, seq - start, ring._buf[:used])

@@ -60,13 +60,11 @@ class Ring:
         self.spilled = 0
         self.volatile = False  # flash does not take writes: go on from RAM alone
         self._max_segments = max(1, flash_bytes // BLOCK)
-        self._buf = bytearray(max(ram_bytes, 2 * MAX_RECORD))
-        self._mv = memoryview(self._buf)
+        self._buf = memoryview(bytearray(max(ram_bytes, 2 * MAX_RECORD)))
         self._head = self._safe = self._tail = 0  # offsets: oldest, first unsafe, end
         self._low = self._safe_seq = self._next = 1  # the seq at each
         self._slot_last = array("I", [0] * SLOTS)
-        self._scratch = bytearray(512)
-        self._smv = memoryview(self._scratch)
+        self._scratch = memoryview(bytearray(384))
         self._first_seg = self._end_seg = 1
         self._seg = None  # of the oldest segment: [life, boot, low, end, offset, bytes]
         self._boots = {}  # (life, boot): [t0_ms, dropped]
@@ -85,14 +83,10 @@ class Ring:
         while self._tail + size > len(self._buf):  # flash does not take them
             self._drop_ram()
             self._compact()
-        self._mv[self._tail : self._tail + size] = record
+        self._buf[self._tail : self._tail + size] = record
         self._tail += size
         self._next += 1
         return self._next - 1
-
-    def unsafe(self):
-        """Return how many records are not on flash yet."""
-        return self._next - self._safe_seq
 
     def commit(self):
         """Make all records safe. Return False if flash does not take them."""
@@ -122,14 +116,14 @@ class Ring:
             step = self._buf[pos] + 1
             if size > SLOT_HEAD and size + step > _SLOT_BYTES:
                 break
-            buf[size : size + step] = self._mv[pos : pos + step]
+            buf[size : size + step] = self._buf[pos : pos + step]
             size += step
             pos += step
             seq += 1
         back = min(self._safe_seq - self._low, 0xFFFF)
         pack_into("<B4sIIHB", buf, 0, FORMAT, self.life, self.boot, self._safe_seq, back,
                   seq - self._safe_seq)  # fmt: skip
-        self.store.write("j%d" % slot, self._smv[:size])
+        self.store.write("j%d" % slot, self._scratch[:size])
         self._slot_last[slot] = seq - 1
         self._safe, self._safe_seq = pos, seq
 
@@ -169,7 +163,7 @@ class Ring:
                 pos += step
                 seq += 1
             self._write_segment(self.life, self.boot, self._low, seq - self._low,
-                                self._mv[self._head : pos])  # fmt: skip
+                                self._buf[self._head : pos])  # fmt: skip
             self.spilled += seq - self._low
             self._head, self._low = pos, seq
             if self._safe < pos:
@@ -202,7 +196,7 @@ class Ring:
         return self._seg
 
     def _read_head(self, name):
-        if self.store.read(name, 0, self._smv[:_SEG_HEAD]) < _SEG_HEAD:
+        if self.store.read(name, 0, self._scratch[:_SEG_HEAD]) < _SEG_HEAD:
             return None
         form, life, boot, first, count, size = unpack_from("<B4sIIHH", self._scratch, 0)
         if form != FORMAT or self.store.size(name) != _SEG_HEAD + size:
@@ -266,7 +260,7 @@ class Ring:
 
     def _compact(self):
         size = self._tail - self._head
-        self._mv[:size] = self._mv[self._head : self._tail]
+        self._buf[:size] = self._buf[self._head : self._tail]
         self._safe -= self._head
         self._head, self._tail = 0, size
 
@@ -284,14 +278,14 @@ class Ring:
         if seg:
             life, boot, seq, _end, offset, size = seg
             want = min(size - offset, len(self._scratch))
-            got = self.store.read("s%d" % self._first_seg, offset, self._smv[:want])
-            data = self._smv[:got]
+            got = self.store.read("s%d" % self._first_seg, offset, self._scratch[:want])
+            data = self._scratch[:got]
         else:
             life, boot, seq = self.life, self.boot, self._low
             end = self._tail if self.volatile else self._safe
             if self._head >= end:
                 return None
-            data = self._mv[self._head : end]
+            data = self._buf[self._head : end]
         t0_ms, dropped = self._boots.get((life, boot), (NO_TIME, 0))
         return life, boot, seq, dropped, None if t0_ms == NO_TIME else t0_ms, data
 
@@ -324,7 +318,7 @@ class Ring:
     def _skip(self, seg, seq):
         """Step over the acknowledged records at the start of the oldest segment."""
         name = "s%d" % self._first_seg
-        while seg[2] <= seq and self.store.read(name, seg[4], self._smv[:1]) == 1:
+        while seg[2] <= seq and self.store.read(name, seg[4], self._scratch[:1]) == 1:
             seg[4] += self._scratch[0] + 1
             seg[2] += 1
 

@@ -46,7 +46,7 @@ class Sampler:
 
     def __init__(self, sensors, put):
         self.sensors = sensors
-        self._put = put
+        self.put = put
 
     def step(self, now):
         """Start and read what is due; never waits but for the drivers themselves."""
@@ -55,7 +55,7 @@ class Sampler:
                 if sensor.EVENTS:
                     values = sensor.poll(now)
                     if values is not None:
-                        self._put(now, sensor.name, sensor.keys, values)
+                        self.put(now, sensor.name, sensor.keys, values)
                 if sensor.ready < 0:
                     if now < sensor.due:
                         continue
@@ -91,9 +91,9 @@ class Sampler:
     def _give(self, sensor, now, values):
         if isinstance(values, list):
             for suffix, some in values:
-                self._put(now, sensor.name + suffix, sensor.keys, some)
+                self.put(now, sensor.name + suffix, sensor.keys, some)
         else:
-            self._put(now, sensor.name, sensor.keys, values)
+            self.put(now, sensor.name, sensor.keys, values)
 
     def _done(self, sensor, now):
         sensor.ready = -1

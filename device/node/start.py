@@ -11,7 +11,8 @@ _AGAIN_S = 10
 
 def main():
     """Run the node until Ctrl-C; after an error say it and reset, so that it never just stops."""
-    try:
+    gc.threshold(2048)  # collect often: what stays then lies close together, and large pieces
+    try:  # (the ring, a TLS record) still fit when the heap is small
         settings = once("settings").load()
     except ValueError as error:
         print(error)

@@ -31,17 +31,17 @@ class Uplink:
 
     def __init__(self, link, ring, backoff, rand, now_ms, prefix, about, command, qos=0,
                  to_broker=False):  # fmt: skip
-        self._link = link
-        self._ring = ring
-        self._backoff = backoff
-        self._rand = rand
-        self._now_ms = now_ms
-        self._about = about
-        self._command = command
-        self._qos = 1 if to_broker else qos
-        self._to_broker = to_broker
-        self._prefix = prefix
-        self._room = len(prefix) + 12  # fixed header, topic and packet identifier of a batch
+        self.link = link
+        self.ring = ring
+        self.backoff = backoff
+        self.rand = rand
+        self.now_ms = now_ms
+        self.about = about
+        self.command = command
+        self.qos = 1 if to_broker else qos
+        self.to_broker = to_broker
+        self.prefix = prefix
+        self.room = len(prefix) + 12  # fixed header, topic and packet identifier of a batch
         self._flight = None  # (life, boot, last seq) of the batch that is out
         self._flight_by = 0
         self._todo = []  # (last part of the topic, payload, retain, qos) to send before a batch
@@ -53,8 +53,8 @@ class Uplink:
 
     def step(self, network_up):
         """Go on as far as that is possible now."""
-        link = self._link
-        now = self._now_ms()
+        link = self.link
+        now = self.now_ms()
         if not network_up:
             if link.state != DOWN:
                 link.close("no network")
@@ -72,16 +72,16 @@ class Uplink:
             message = link.messages()
             if message is None:
                 break
-            self._take(message, now)
+            self.take(message, now)
         self._send(now)
 
     def again(self):
         """Publish about once more."""
-        if self._link.state == UP:
-            self._todo.append((b"about", self._about(), True, 0))
+        if self.link.state == UP:
+            self._todo.append((b"about", self.about(), True, 0))
 
     def _note_state(self, now):
-        state = self._link.state
+        state = self.link.state
         if state == self._was:
             return
         if state == UP:
@@ -89,21 +89,21 @@ class Uplink:
             self._todo = [(b"status", b"online", True, 1)]
             self.again()
         elif state == DOWN:
-            wait_ms = self._backoff.next_ms(self._rand())
-            print("offline", self._link.why, "again in", wait_ms, "ms")
+            wait_ms = self.backoff.next_ms(self.rand())
+            print("offline", self.link.why, "again in", wait_ms, "ms")
             self._open_at = now + wait_ms
             self._flight = None
             self._todo = []
         self._was = state
 
-    def _take(self, message, now):
+    def take(self, message, now):
         topic, payload = message
         try:
             data = json.loads(payload)
             if topic.endswith(b"/down/ack"):
                 self._acked(data, now)
             elif topic.endswith(b"/down/cmd"):
-                answer = self._command(data)
+                answer = self.command(data)
                 if answer is not None and len(self._todo) < 4:
                     self._todo.append((b"answer", json.dumps(answer).encode(), False, 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -112,26 +112,26 @@ class Uplink:
     def _acked(self, data, now):
         life = bytes(int(data["life"][i : i + 2], 16) for i in (0, 2, 4, 6))
         boot, seq, utc_ms = data["boot"], data["seq"], data.get("utc_ms")
-        gone = self._ring.ack(life, boot, seq)
+        gone = self.ring.ack(life, boot, seq)
         self.acked += gone
         if utc_ms:
-            self._ring.learned_time(utc_ms - now)
+            self.ring.learned_time(utc_ms - now)
         flight = self._flight
         if flight and flight[0] == life and flight[1] == boot:
             self._flight = None
             if gone:
-                self._backoff.reset()
+                self.backoff.reset()
             elif seq < flight[2]:
                 self._stall_until = now + _STALL_MS
 
     def _send(self, now):
-        link = self._link
+        link = self.link
         flight = self._flight
         if flight:
-            if self._to_broker and not link.waiting():
-                self.acked += self._ring.ack(*flight)
+            if self.to_broker and not link.waiting():
+                self.acked += self.ring.ack(*flight)
                 self._flight = None
-                self._backoff.reset()
+                self.backoff.reset()
             elif now > self._flight_by:
                 self.silent += 1
                 link.close("no acknowledgement")
@@ -139,18 +139,18 @@ class Uplink:
                 return
         if self._todo:
             last, payload, retain, qos = self._todo[0]
-            if link.send(self._prefix + last, payload, retain, qos):
+            if link.send(self.prefix + last, payload, retain, qos):
                 self._todo.pop(0)
             return
-        if self._flight or now < self._stall_until or (self._qos and link.waiting()):
+        if self._flight or now < self._stall_until or (self.qos and link.waiting()):
             return
         if not link.wire.idle():
             return
-        out = link.wire.room(self._room)
-        built = build(self._ring, out, now)
+        out = link.wire.room(self.room)
+        built = build(self.ring, out, now)
         if built is None:
             return
         used, life, boot, last = built
-        if link.send(self._prefix + b"up", out[:used], False, self._qos):
+        if link.send(self.prefix + b"up", out[:used], False, self.qos):
             self._flight = (life, boot, last)
             self._flight_by = now + _ACK_MS

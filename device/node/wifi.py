@@ -11,9 +11,9 @@ class Wifi:
     """Keeps the station connected. now_ms: the uptime [ms]."""
 
     def __init__(self, now_ms, ssid, password, hostname):
-        self._now_ms = now_ms
-        self._ssid = ssid
-        self._password = password
+        self.now_ms = now_ms
+        self.ssid = ssid
+        self.password = password
         try:
             network.hostname(hostname)
         except Exception:
@@ -28,7 +28,7 @@ class Wifi:
     def step(self):
         """Go on as far as that is possible now."""
         wlan = self._wlan
-        now = self._now_ms()
+        now = self.now_ms()
         if wlan.isconnected():
             self.up = True
             self._since = now
@@ -41,7 +41,7 @@ class Wifi:
         try:
             if self._resting:
                 if now - self._since >= _REST_MS or self._since == 0 or not self.lost:
-                    wlan.connect(self._ssid, self._password)
+                    wlan.connect(self.ssid, self.password)
                     self._since, self._resting = now, False
             elif now - self._since > _TRY_MS:
                 wlan.disconnect()

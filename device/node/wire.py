@@ -15,6 +15,11 @@ It works the same with every version of umqtt, for plain TCP and for TLS.
 import select
 import socket
 
+from micropython import const
+
+_OUT_BYTES = const(1024)  # the longest packet that goes out
+_IN_BYTES = const(320)  # the longest that comes in; one that is longer is skipped
+
 _INPROGRESS = (11, 36, 115, 118, 119)  # EAGAIN, EINPROGRESS and EALREADY on lwip, Linux and others
 
 
@@ -27,13 +32,11 @@ class Broken(Exception):
 
 
 class Wire:
-    """One connection. out_bytes, in_bytes: the longest packet each way."""
+    """One connection."""
 
-    def __init__(self, out_bytes, in_bytes):
-        self._out = bytearray(out_bytes)
-        self._omv = memoryview(self._out)
-        self._in = bytearray(in_bytes)
-        self._imv = memoryview(self._in)
+    def __init__(self):
+        self._out = memoryview(bytearray(_OUT_BYTES))
+        self._in = memoryview(bytearray(_IN_BYTES))
         self._poll = select.poll()
         self._sock = None
         self.skipped = 0  # packets that were too long for us
@@ -47,19 +50,19 @@ class Wire:
 
     # -- what umqtt calls: first as the module, then as the socket
 
-    def socket(self, *_args):
+    def socket(self, *_):
         return self
 
-    def getaddrinfo(self, _host, port, *_args):
-        return ((0, 0, 0, "", ("", port)),)
+    def getaddrinfo(self, *_):
+        return ((None,),)
 
-    def connect(self, _address):
+    def connect(self, _):
         pass
 
-    def settimeout(self, _seconds):
+    def settimeout(self, _):
         pass
 
-    def setblocking(self, _flag):
+    def setblocking(self, _):
         pass
 
     def read(self, size):
@@ -68,7 +71,7 @@ class Wire:
         end = self._at + size
         if end > self._size:
             raise Broken("packet with wrong lengths inside")
-        data = bytes(self._imv[self._at : end])
+        data = bytes(self._in[self._at : end])
         self._at = end
         return data
 
@@ -78,7 +81,7 @@ class Wire:
         end = self._end + size
         if end > len(self._out):
             raise Broken("packet too long to send")
-        self._omv[self._end : end] = memoryview(data)[:size]
+        self._out[self._end : end] = memoryview(data)[:size]
         self._end = end
         return size
 
@@ -137,12 +140,12 @@ class Wire:
 
         Only while idle(). What write() puts before it must not be longer than at.
         """
-        return self._omv[at:]
+        return self._out[at:]
 
     def flush(self):
         """Send what the network takes now. Raise OSError if it is gone."""
         if self._sent < self._end:
-            sent = self._sock.write(self._omv[self._sent : self._end])
+            sent = self._sock.write(self._out[self._sent : self._end])
             if sent:
                 self._sent += sent
             if self._sent == self._end:
@@ -155,7 +158,7 @@ class Wire:
         """
         if self._size:  # the packet before is done with
             rest = self._got - self._size
-            self._imv[:rest] = self._imv[self._size : self._got]
+            self._in[:rest] = self._in[self._size : self._got]
             self._got, self._size, self._at = rest, 0, 0
         if not self._framed():
             self._fill()
@@ -168,7 +171,7 @@ class Wire:
         at = 1
         while self._in[at] & 0x80:
             at += 1
-        return self._imv[at + 1 : self._size]
+        return self._in[at + 1 : self._size]
 
     def half(self):
         """Return whether a packet has begun and not ended."""
@@ -186,7 +189,7 @@ class Wire:
 
     def _fill(self):
         while True:
-            room = self._imv[self._got :]
+            room = self._in[self._got :]
             got = self._sock.readinto(room)
             if got is None:
                 return
@@ -196,7 +199,7 @@ class Wire:
             if self._skip:
                 gone = min(self._skip, self._got)
                 self._skip -= gone
-                self._imv[: self._got - gone] = self._imv[gone : self._got]
+                self._in[: self._got - gone] = self._in[gone : self._got]
                 self._got -= gone
             if self._got == len(self._in) or got < len(room):
                 return

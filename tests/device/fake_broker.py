@@ -83,6 +83,7 @@ class FakeBroker:
 
     def close(self) -> None:
         """Stop listening and drop every connection."""
+        self._server.shutdown(socket.SHUT_RDWR)  # close() alone leaves accept() one more
         self._server.close()
         for connection in self._open:
             connection.close()

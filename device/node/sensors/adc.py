@@ -12,7 +12,9 @@ from node.sensor import Sensor
 
 class Adc(Sensor):
     def open(self, settings, board):
-        self._adc = board.adc(settings["pin"])
+        machine = board.machine
+        pin = machine.Pin(settings["pin"])
+        self._adc = machine.ADC(pin, atten=machine.ADC.ATTN_11DB)  # about 0.1 to 3.1 V
         self._points = sorted(settings["points"]) if settings.get("points") else None
         self._scale = settings.get("scale", 1)
         self._digits = settings.get("digits", 3)

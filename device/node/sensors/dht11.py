@@ -7,7 +7,7 @@ from node.sensors.dht22 import Dht22
 
 class Dht11(Dht22):
     def open(self, settings, board):
-        self._dht = dht.DHT11(board.pin(settings["pin"]))
+        self._dht = dht.DHT11(board.machine.Pin(settings["pin"]))
 
 
 make = Dht11

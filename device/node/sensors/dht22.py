@@ -9,7 +9,7 @@ class Dht22(Sensor):
     UNITS = (("temperature_c", "°C"), ("humidity_pct", "%"))
 
     def open(self, settings, board):
-        self._dht = dht.DHT22(board.pin(settings["pin"]))
+        self._dht = dht.DHT22(board.machine.Pin(settings["pin"]))
 
     def read(self):
         self._dht.measure()  # 25 ms; a bad checksum raises and is tried again 2 s later

@@ -15,7 +15,7 @@ class Ds18b20(Sensor):
     WARM_MS = 750  # the conversion at 12 bits
 
     def open(self, settings, board):
-        self._bus = ds18x20.DS18X20(onewire.OneWire(board.pin(settings["pin"])))
+        self._bus = ds18x20.DS18X20(onewire.OneWire(board.machine.Pin(settings["pin"])))
         self._roms = []
         self._several = settings.get("several", False)
 

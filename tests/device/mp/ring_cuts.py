@@ -67,7 +67,7 @@ class Ring(node.ring.Ring):
         super()._count_drop(life, boot, count)
 
     def commit(self):
-        if sabotage == "early" and self.told and self.unsafe():  # told before they are safe
+        if sabotage == "early" and self.told and self._next > self._safe_seq:
             self.told(LIFE, self.boot, self._safe_seq, self._next - 1)
             told, self.told = self.told, None
             try:

@@ -64,7 +64,7 @@ def command(data):
 ring = Ring(Store(), b"\x01\x02\x03\x04", 3, 4096, 1 << 20)
 link = Link(now_ms, b"dev", "127.0.0.1", options["port"], b"tidegate/dev/", b"user", b"secret",
             options["keepalive_s"])  # fmt: skip
-link._client.pid = options["pid"]
+link.client.pid = options["pid"]
 uplink = Uplink(link, ring, Backoff(), lambda: 0.99, now_ms, b"tidegate/dev/",
                 lambda: b'{"v":1}', command, options["qos"], options["to_broker"])  # fmt: skip
 made = 0
