@@ -198,9 +198,12 @@ class Outbox:
         received: dict[str, set[int]] = {}
         for client, mid in db.execute("SELECT client, mid FROM received"):
             received.setdefault(client, set()).add(mid)
+        mask = (1 << LANE_SHIFT) - 1
         depth, used, newest = db.execute(
             "SELECT count(*), ifnull(sum(length(topic) + length(payload)), 0), "
-            f"ifnull(max(key & {(1 << LANE_SHIFT) - 1}), 0) FROM msg").fetchone()
+            f"ifnull(max(key & {mask}), 0) FROM msg").fetchone()
+        # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
+        newest = max([newest, *(last & mask for last in runs.values())])
         return Start(
             entries=entries,
             backlog=dict(db.execute("SELECT source, count(*) FROM msg WHERE key >= ? AND key < ? "
@@ -232,7 +235,8 @@ class Outbox:
             if batch.release:
                 # As runs, beside the messages: their pages need not be written again.
                 runs = _ranges(batch.release)
-                db.executemany("INSERT INTO released VALUES(?,?)", runs)
+                db.executemany("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE "
+                               "SET last = max(last, excluded.last)", runs)
                 self._runs_noted += len(runs)
             if batch.done:
                 db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", _ranges(batch.done))
