@@ -23,6 +23,7 @@ from gateway.errors import ProtocolError
 from gateway.flight import Flight
 from gateway.listener import Listener
 from gateway.local import Locals, Session
+from gateway.local_broker import LocalBroker
 from gateway.outbox import Batch, Entry, Outbox
 from gateway.queue import Queue
 from gateway.routes import Router, Target
@@ -62,6 +63,9 @@ class Bridge:
         self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
         self.upstream = Upstream(config.upstream, self.drain, self.status_topic)
         self.drain.upstream = self.upstream
+        self.local_broker = None if config.broker is None else LocalBroker(
+            config.broker, self.clients,
+            start.received.get(f"broker/{config.broker.client_id}", set()))
         self._fresh_batch: Batch | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         log.info("outbox open path=%s depth=%d bytes=%d", config.outbox.path, start.depth,
@@ -70,11 +74,13 @@ class Bridge:
     async def open(self) -> None:
         """Listen and begin to work; `port` is then known."""
         loop = asyncio.get_running_loop()
-        self.port = await self.listener.open()
+        if self.config.listener.listen != "off":
+            self.port = await self.listener.open()
         loop.call_later(self.config.listener.will_grace_s, self.clients.old_wills)
-        self._tasks = [loop.create_task(job) for job in
-                       (self.committer.run(), self.listener.run(), self.drain.watch(),
-                        self.upstream.run())]
+        jobs = [self.committer.run(), self.listener.run(), self.drain.watch(), self.upstream.run()]
+        if self.local_broker is not None:
+            jobs.append(self.local_broker.link.run())
+        self._tasks = [loop.create_task(job) for job in jobs]
 
     async def run(self) -> None:
         """Until a part fails, which none should."""
@@ -85,11 +91,15 @@ class Bridge:
     async def close(self) -> None:
         """Stop taking, put on disk what was taken, acknowledge it, say goodbye."""
         self.listener.stop_listening()
+        if self.local_broker is not None:
+            self.local_broker.hold(True)
         try:
             await asyncio.wait_for(self.committer.settled(), 10)
         except TimeoutError:
             log.error("stopped with messages that could not be written; nobody was told otherwise")
         self.listener.close()
+        if self.local_broker is not None:
+            self.local_broker.link.close()
         self.upstream.close()
         await asyncio.sleep(0)
         for task in self._tasks:
@@ -221,7 +231,9 @@ class Bridge:
     # --- what goes out beside it
 
     def _say(self, message: wire.Publish) -> None:
-        """Publish to local clients only."""
+        """Publish to local clients only, and to those behind a broker that we subscribe to."""
+        if self.local_broker is not None:
+            self.local_broker.publish(message)
         touched: set[Session] = set()
         self.locals.publish(message, touched)
         for session in touched:

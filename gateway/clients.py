@@ -9,17 +9,34 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from typing import Protocol
 
 from gateway import wire
 from gateway.commit import Committer
 from gateway.errors import ProtocolError
-from gateway.listener import Connection
 from gateway.local import Locals, Session
 
 log = logging.getLogger("tidegate.clients")
 
 # A client that sends this soon after our acknowledgement was waiting for it.
 WAITING_S = 0.05
+
+class Peer(Protocol):
+    """Whoever publishes to us: a connection of the listener, or a broker that we subscribe to."""
+
+    session: Session | None
+    will: wire.Publish | None
+    peer: str
+    held: list[wire.Publish]
+    unacked_bytes: int
+    acked_s: float
+
+    def write(self, data: bytes) -> None: ...
+    def hold(self, wait: bool) -> None: ...
+    def go_on(self, now_s: float) -> None: ...
+    def over_rate(self, messages: int, now_s: float) -> bool: ...
+    def fail(self, error: ProtocolError) -> None: ...
+
 
 Intake = Callable[[str, list[wire.Publish]], int]
 
@@ -36,13 +53,13 @@ class Clients:
         self.locals = locals_
         self.intake: Intake = lambda _client, publishes: len(publishes)
         self.max_unacked_bytes = 1 << 20
-        self._by_id: dict[str, Connection] = {}
+        self._by_id: dict[str, Peer] = {}
         self._committer = committer
         self._received = received  # QoS 2 identifiers from before a restart
         self._old_wills = wills  # of clients that were there when the gateway went down
-        self._acks: dict[Connection, bytearray] = {}
+        self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
-        self._waiting: set[Connection] = set()  # hold publishes that had no room
+        self._waiting: set[Peer] = set()  # hold publishes that had no room
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -51,20 +68,25 @@ class Clients:
         """Client identifiers of all who are connected."""
         return sorted(self._by_id)
 
-    def connection(self, client_id: str) -> Connection | None:
+    def connection(self, client_id: str) -> Peer | None:
         """The connection of a client, if it is there."""
         return self._by_id.get(client_id)
 
+    def join(self, peer: Peer) -> None:
+        """Take a peer that has no connection of the listener."""
+        assert peer.session is not None
+        self._by_id[peer.session.client_id] = peer
+
     # --- packets
 
-    def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None:
+    def received(self, conn: Peer, packets: list[wire.Packet], now_s: float) -> None:
         session, publishes = conn.session, []
         for packet in packets:
             if type(packet) is wire.Publish:
                 publishes.append(packet)
                 continue
             if publishes:  # keep the order of what it did
-                self._publishes(conn, publishes, now_s)
+                self.take(conn, publishes, now_s)
                 publishes = []
             if isinstance(packet, wire.Ack):
                 self._ack(conn, packet)
@@ -73,12 +95,12 @@ class Clients:
             elif isinstance(packet, wire.Connect):
                 self._connect(conn, packet)
         if publishes:
-            self._publishes(conn, publishes, now_s)
+            self.take(conn, publishes, now_s)
         session = session or conn.session
         if session is not None and session.out:
             self.flush(session)
 
-    def _connect(self, conn: Connection, packet: wire.Connect) -> None:
+    def _connect(self, conn: Peer, packet: wire.Connect) -> None:
         client_id = packet.client_id
         if not client_id:
             if not packet.clean:  # MQTT-3.1.3-8
@@ -105,7 +127,7 @@ class Clients:
         session.resume()
         log.info("connected client=%s peer=%s clean=%s", client_id, conn.peer, packet.clean)
 
-    def _subscribe(self, conn: Connection, packet: wire.Subscribe) -> None:
+    def _subscribe(self, conn: Peer, packet: wire.Subscribe) -> None:
         session = conn.session
         assert session is not None
         assert session.out is not None
@@ -119,21 +141,28 @@ class Clients:
         for (topic_filter, _), qos in zip(packet.filters, granted, strict=True):
             self.locals.send_retained(session, topic_filter, qos)
 
-    def _ack(self, conn: Connection, packet: wire.Ack) -> None:
+    def _ack(self, conn: Peer, packet: wire.Ack) -> None:
         session = conn.session
         assert session is not None
         if packet.kind == wire.PUBACK:
             session.acknowledged(packet.mid)
         elif packet.kind == wire.PUBREL:
-            if packet.mid in session.received:
-                session.received.discard(packet.mid)
-                self._received.get(session.client_id, set()).discard(packet.mid)
-                self._committer.batch.received[session.client_id, packet.mid] = None
-            self._later(conn, wire.encode_ack(wire.PUBCOMP, packet.mid))
+            self.released(conn, packet)
+
+    def released(self, conn: Peer, packet: wire.Ack) -> None:
+        """PUBREL: the identifier may be used again, once that is on disk."""
+        session = conn.session
+        assert session is not None
+        if packet.mid in session.received:
+            session.received.discard(packet.mid)
+            self._received.get(session.client_id, set()).discard(packet.mid)
+            self._committer.batch.received[session.client_id, packet.mid] = None
+        self._later(conn, wire.encode_ack(wire.PUBCOMP, packet.mid))
 
     # --- publishes
 
-    def _publishes(self, conn: Connection, publishes: list[wire.Publish], now_s: float) -> None:
+    def take(self, conn: Peer, publishes: list[wire.Publish], now_s: float) -> None:
+        """Store publishes of one peer in order; acknowledge them after the commit."""
         session = conn.session
         assert session is not None
         if conn.held:
@@ -183,7 +212,7 @@ class Clients:
             return False
         return publish.dup or publish.mid not in self._received.get(session.client_id, ())
 
-    def _later(self, conn: Connection, data: bytes, unacked_bytes: int = 0) -> None:
+    def _later(self, conn: Peer, data: bytes, unacked_bytes: int = 0) -> None:
         """Write an acknowledgement once what it speaks of is on disk."""
         if self._acks_batch is not self._committer.batch:
             self._acks_batch = self._committer.batch
@@ -196,7 +225,7 @@ class Clients:
         conn.unacked_bytes += unacked_bytes + 1
         # The +1 makes "something unacknowledged" true for empty payloads; reset on the write.
 
-    def _send_acks(self, acks: dict[Connection, bytearray]) -> None:
+    def _send_acks(self, acks: dict[Peer, bytearray]) -> None:
         now_s = time.monotonic()
         current = self._acks if self._acks_batch is self._committer.batch else {}
         for conn, data in acks.items():
@@ -212,14 +241,14 @@ class Clients:
             self._waiting.discard(conn)
             held, conn.held = conn.held, []
             if conn.session is not None and conn in self._by_id.values():
-                self._publishes(conn, held, time.monotonic())
+                self.take(conn, held, time.monotonic())
             if conn.held:
                 return
             conn.go_on(time.monotonic())
 
     # --- ends
 
-    def closed(self, conn: Connection, clean: bool) -> None:
+    def closed(self, conn: Peer, clean: bool) -> None:
         session = conn.session
         if session is None or self._by_id.get(session.client_id) is not conn:
             return

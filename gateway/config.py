@@ -14,13 +14,17 @@ from msgspec import Struct, field
 
 from gateway.errors import ConfigError
 from gateway.routes import Route
+from gateway.wire import check_filter
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 class ListenerConfig(Struct, forbid_unknown_fields=True):
-    """`[listener]`: where devices connect and what one of them may do."""
+    """`[listener]`: where devices connect and what one of them may do.
+
+    listen: host:port, or "off" where a `[broker]` is the only way in.
+    """
 
     listen: str = "127.0.0.1:1883"
     max_connections: int = 1000
@@ -68,7 +72,7 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
     key_file: str | None = None
     tls_insecure: bool = False
     keepalive_s: int = 20
-    inflight: int = 1000
+    inflight: int = 0  # 0: 20 at 3.1.1, what the broker says, at most 1000, at 5
     ack_timeout_s: float = 10.0
     topic_prefix: str = ""
 
@@ -104,6 +108,15 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
         return Path(self.password_file).read_text().strip()
 
 
+class BrokerConfig(UpstreamConfig, forbid_unknown_fields=True):
+    """`[broker]`: a broker that already stands, to take messages from.
+
+    The link's settings are those of `[upstream]`. filters: what to subscribe to.
+    """
+
+    filters: list[str] = field(default_factory=lambda: ["#"])
+
+
 class Config(Struct, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -112,6 +125,7 @@ class Config(Struct, forbid_unknown_fields=True):
     listener: ListenerConfig = field(default_factory=ListenerConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
+    broker: BrokerConfig | None = None
     route: list[Route] = field(default_factory=lambda: [Route()])
 
 
@@ -138,8 +152,9 @@ def load(path: Path) -> Config:
         raise ConfigError(str(path), key, f"{value!r}: {right}") from error
     _check(config, str(path))
     config.outbox.path = str(path.parent / config.outbox.path)
-    if not config.upstream.client_id:
-        config.upstream.client_id = f"tidegate-{config.id}"
+    for link, suffix in ((config.upstream, ""), (config.broker, "-in")):
+        if link is not None and not link.client_id:
+            link.client_id = f"tidegate-{config.id}{suffix}"
     return config
 
 
@@ -165,7 +180,7 @@ def _check(config: Config, file: str) -> None:
         raise ConfigError(file, "id", f"{config.id!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
     listener, outbox, upstream = config.listener, config.outbox, config.upstream
     try:
-        host, port = listener.address()
+        host, port = listener.address() if listener.listen != "off" else ("off", 0)
         right = bool(host) and 0 <= port <= 65535
     except ValueError:
         right = False
@@ -188,7 +203,7 @@ def _check(config: Config, file: str) -> None:
             ("listener.will_grace_s", listener.will_grace_s, 0),
             ("outbox.commit_ms", outbox.commit_ms, 0),
             ("outbox.commit_bytes", outbox.commit_bytes, 1),
-            ("upstream.inflight", upstream.inflight, 1),
+            ("upstream.inflight", upstream.inflight, 0),
             ("upstream.keepalive_s", upstream.keepalive_s, 5),
             ("upstream.ack_timeout_s", upstream.ack_timeout_s, 1)):
         if not value >= least:  # so said, it also catches nan
@@ -202,26 +217,44 @@ def _check(config: Config, file: str) -> None:
             ("upstream.ack_timeout_s", upstream.ack_timeout_s, 3600)):
         if value > most:
             raise ConfigError(file, key, f"{value}: at most {most}")
-    try:
-        good = urlsplit(upstream.url).scheme in ("mqtt", "mqtts", "ws", "wss") \
-            and bool(upstream.host) and upstream.host != "None" and upstream.port > 0
-    except (ValueError, KeyError):
-        good = False
-    if not good:
-        raise ConfigError(file, "upstream.url",
-                          f"{upstream.url!r}: write mqtt://host:1883, mqtts://, ws:// or wss://")
-    if "@" in upstream.url.partition("//")[2].partition("/")[0]:
-        raise ConfigError(file, "upstream.url", "holds a user name; write it as "
-                          "upstream.username and the password into upstream.password_file")
-    for key in ("password_file", "ca_file", "cert_file", "key_file"):
-        named = getattr(upstream, key)
-        if named is not None and not Path(named).is_file():
-            raise ConfigError(file, f"upstream.{key}", f"{named}: no such file")
-    if any(sign in upstream.topic_prefix for sign in "+#\0") or len(upstream.topic_prefix) > 1000:
-        raise ConfigError(file, "upstream.topic_prefix",
-                          f"{upstream.topic_prefix[:80]!r}: the start of a topic, without + and #")
+    _check_link(upstream, file, "upstream")
+    if config.broker is not None:
+        _check_link(config.broker, file, "broker")
+        if (config.broker.host, config.broker.port) == (upstream.host, upstream.port):
+            raise ConfigError(file, "broker.url", f"{config.broker.url!r}: is the upstream too; "
+                              "everything sent there would come back as new")
+        for topic_filter in config.broker.filters:
+            try:
+                check_filter(topic_filter.encode())
+            except ValueError as error:
+                raise ConfigError(file, "broker.filters", str(error)) from error
+    elif listener.listen == "off":
+        raise ConfigError(file, "listener.listen", "'off' without a [broker]: nothing would come "
+                          "in; write host:port, such as 0.0.0.0:1883")
     for index, route in enumerate(config.route):
         problem = route.problem()
         if problem:
             key, _, text = problem.partition(": ")
             raise ConfigError(file, f"route[{index}].{key}", text)
+
+
+def _check_link(link: UpstreamConfig, file: str, name: str) -> None:
+    """What `[upstream]` and `[broker]` have in common."""
+    try:
+        good = urlsplit(link.url).scheme in ("mqtt", "mqtts", "ws", "wss") \
+            and bool(link.host) and link.host != "None" and link.port > 0
+    except (ValueError, KeyError):
+        good = False
+    if not good:
+        raise ConfigError(file, f"{name}.url",
+                          f"{link.url!r}: write mqtt://host:1883, mqtts://, ws:// or wss://")
+    if "@" in link.url.partition("//")[2].partition("/")[0]:
+        raise ConfigError(file, f"{name}.url", "holds a user name; write it as "
+                          f"{name}.username and the password into {name}.password_file")
+    for key in ("password_file", "ca_file", "cert_file", "key_file"):
+        named = getattr(link, key)
+        if named is not None and not Path(named).is_file():
+            raise ConfigError(file, f"{name}.{key}", f"{named}: no such file")
+    if any(sign in link.topic_prefix for sign in "+#\0") or len(link.topic_prefix) > 1000:
+        raise ConfigError(file, f"{name}.topic_prefix",
+                          f"{link.topic_prefix[:80]!r}: the start of a topic, without + and #")

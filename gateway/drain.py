@@ -208,9 +208,9 @@ class Drain:
         if self.upstream is not None:
             self.upstream.write(parts)
 
-    def upstream_message(self, topic: str, payload: bytes, retain: bool) -> None:
+    def upstream_publishes(self, publishes: list[wire.Publish]) -> None:
         """We subscribe to nothing upstream; what comes all the same is not ours."""
-        log.debug("upstream sent a message topic=%s", topic)
+        log.debug("upstream sent messages count=%d", len(publishes))
 
     def upstream_writable(self) -> None:
         """Send while the link takes it."""

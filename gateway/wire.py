@@ -340,6 +340,13 @@ def encode_connack(session_present: bool, code: int) -> bytes:
     return bytes((0x20, 2, session_present and code == 0, code))
 
 
+def encode_subscribe(mid: int, filters: list[tuple[str, int]], *, v5: bool = False) -> bytes:
+    """SUBSCRIBE (section 3.8); at MQTT 5 with No Local, so that nothing of ours comes back."""
+    body = b"".join(encode_text(f) + bytes((qos | (4 if v5 else 0),)) for f, qos in filters)
+    head = _u16.pack(mid) + (b"\0" if v5 else b"")
+    return b"\x82" + encode_length(len(head) + len(body)) + head + body
+
+
 def encode_suback(mid: int, granted: list[int]) -> bytes:
     """SUBACK (section 3.9)."""
     return b"\x90" + encode_length(2 + len(granted)) + _u16.pack(mid) + bytes(granted)
