@@ -17,6 +17,7 @@ from gateway import wire
 from gateway.clients import Clients
 from gateway.commit import Committer, Pacer
 from gateway.config import Config
+from gateway.control import Control, path_for
 from gateway.devices import PREFIX, Devices, Key, ack_payload, device_of
 from gateway.drain import Drain
 from gateway.errors import ProtocolError
@@ -66,6 +67,7 @@ class Bridge:
         self.local_broker = None if config.broker is None else LocalBroker(
             config.broker, self.clients,
             start.received.get(f"broker/{config.broker.client_id}", set()))
+        self.control = Control(path_for(self.outbox.path), self.status)
         self._fresh_batch: Batch | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         log.info("outbox open path=%s depth=%d bytes=%d", config.outbox.path, start.depth,
@@ -76,6 +78,7 @@ class Bridge:
         loop = asyncio.get_running_loop()
         if self.config.listener.listen != "off":
             self.port = await self.listener.open()
+        await self.control.open()
         loop.call_later(self.config.listener.will_grace_s, self.clients.old_wills)
         jobs = [self.committer.run(), self.listener.run(), self.drain.watch(), self.upstream.run()]
         if self.local_broker is not None:
@@ -90,6 +93,7 @@ class Bridge:
 
     async def close(self) -> None:
         """Stop taking, put on disk what was taken, acknowledge it, say goodbye."""
+        self.control.close()
         self.listener.stop_listening()
         if self.local_broker is not None:
             self.local_broker.hold(True)

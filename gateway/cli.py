@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from importlib.metadata import entry_points, version
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 
 from gateway import config as config_file
-from gateway import log
+from gateway import control, log
 from gateway.errors import TidegateError
 
 
@@ -68,6 +69,27 @@ def run(path: Path, check: bool) -> None:
         asyncio.run(_serve(config))
     else:
         uvloop.run(_serve(config))
+
+
+@cli.command()
+@_CONFIG
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def status(path: Path, as_json: bool) -> None:
+    """Tell how the running gateway is: upstream, backlog, devices, disk."""
+    answer = control.ask(Path(config_file.load(path).outbox.path))
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    click.echo(f"gateway    {answer['id']}, port {answer['port']}")
+    click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
+    click.echo(f"outbox     {answer['depth']} messages, {answer['bytes']:,} bytes, "
+               f"{answer['in_flight']} in flight, {answer['refused']} refused")
+    click.echo(f"devices    {answer['connected_devices']} connected")
+    click.echo(f"delivered  {answer['delivered']} since it started")
+    click.echo(f"disk       {answer['disk']}")
+    for title in ("dropped", "closed"):
+        for reason, count in sorted(answer[title].items()):
+            click.echo(f"{title:<10} {count} × {reason}")
 
 
 async def _serve(config: config_file.Config) -> None:
