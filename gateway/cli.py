@@ -89,7 +89,7 @@ def status(path: Path, as_json: bool) -> None:
     click.echo(f"disk       {answer['disk']}")
     for title in ("dropped", "closed"):
         for reason, count in sorted(answer[title].items()):
-            click.echo(f"{title:<10} {count} × {reason}")
+            click.echo(f"{title:<10} {count} {reason}")
 
 
 async def _serve(config: config_file.Config) -> None:

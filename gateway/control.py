@@ -1,7 +1,7 @@
 """How the running gateway is asked how it is: a Unix socket beside the outbox.
 
-One connection, one JSON object, closed. Whoever may read the folder may ask; nothing can be changed
-through it.
+One connection, one JSON object, closed. Whoever may read the folder may ask; nothing can be
+changed through it.
 """
 
 from __future__ import annotations

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gateway import control
 from tools.ports import HOST, PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
 COMMAND = [sys.executable, "-m", "gateway"]
 FAULTY = [sys.executable, "-m", "tools.faulty_gateway", "--fault"]
 PROJECT = Path(__file__).resolve().parent.parent
-STATUS_S = 5.0
 
 
 class Gateway:
@@ -81,16 +79,11 @@ class Gateway:
         self.child.kill()
 
     def status(self) -> dict[str, Any] | None:
-        """Return what `tidegate status` says; None where nobody answers."""
-        argv = [*COMMAND, "status", "-c", str(self.config)]
+        """Return what `tidegate status --json` says; None where nobody answers."""
         try:
-            done = subprocess.run(
-                argv, capture_output=True, timeout=STATUS_S, cwd=PROJECT, check=False
-            )
-            found = json.loads(done.stdout)
-        except (subprocess.TimeoutExpired, ValueError):
+            return control.ask(self.folder / "outbox.db")
+        except control.NotRunningError:
             return None
-        return found if isinstance(found, dict) else None
 
     def __enter__(self) -> Gateway:
         self.start()
