@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
 import shutil
@@ -19,23 +18,33 @@ import tempfile
 import time
 from pathlib import Path
 
-from tools.crash_judge import judge_site
-from tools.crash_plan import Life, Round, make_plan
+import uvloop
+
+from tools.crash_blackhole import SIDES
+from tools.crash_blackhole import run as blackhole
+from tools.crash_judge import IDLE_S, judge_site
+from tools.crash_plan import ROUND_KILLS, Life, Round, make_plan
+from tools.crash_power import PowerError, power_cuts
 from tools.crash_site import Site
 from tools.crash_verdict import Tally
+from tools.ports import PortError
+from tools.procs import ChildError
 
 LATE_S = 0.6
+"""How much later [s] than its time a kill comes whose packet does not."""
+POWER_POINTS = 300
 
 
 class Runner:
     """One round after another."""
 
     def __init__(self, rounds: list[Round], folder: Path, *, fault: str = "",
-                 quiet: bool = False) -> None:
+                 quiet: bool = False, idle_s: float = IDLE_S) -> None:
         self.rounds, self.folder, self.fault, self.quiet = rounds, folder, fault, quiet
+        self._idle_s = idle_s
         self.tally = Tally()
         self.kills = 0
-        self._began_s = time.monotonic()
+        self.began_s = time.monotonic()
 
     async def run(self) -> Tally:
         """Run them all, or up to the first that fails."""
@@ -52,7 +61,7 @@ class Runner:
     def _tell(self, plan: Round, tally: Tally) -> None:
         if self.quiet:
             return
-        passed_s = time.monotonic() - self._began_s
+        passed_s = time.monotonic() - self.began_s
         print(f"round {plan.number}/{len(self.rounds)} upstream={plan.upstream:9} "
               f"kills={self.kills} {passed_s:.0f} s owed={self.tally.owed} "
               f"lost={self.tally.lost} duplicated={self.tally.duplicated} "
@@ -66,7 +75,7 @@ class Runner:
         try:
             await site.open()
             await self._lives(site, plan)
-            return await judge_site(site)
+            return await judge_site(site, self._idle_s)
         finally:
             await site.close()
 
@@ -110,29 +119,48 @@ class Runner:
         self.kills += 1
 
 
-def _report(runner: Runner, seed: int, kills: int) -> dict[str, object]:
-    passed_s = time.monotonic() - runner._began_s
-    return {"seed": seed, "kills_planned": kills, "kills": runner.kills,
-            "seconds": round(passed_s, 1), **runner.tally.as_dict()}
+def crash(kills: int, seed: int, *, fault: str = "", round_kills: int = ROUND_KILLS,
+          quiet: bool = True, idle_s: float = IDLE_S) -> dict[str, object]:
+    """Run so many kills; return the report. The folder stays where it failed.
 
-
-def crash(kills: int, seed: int, *, fault: str = "", round_kills: int = 25,
-          quiet: bool = True) -> dict[str, object]:
-    """Run so many kills; return the report. The folder stays where it failed."""
+    fault: one of tools.faulty_gateway, to see the judge fail. idle_s: how long [s] nothing may
+    move at the end of a round before it is judged as it stands.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tidegate-crash-"))
     rounds = make_plan(kills, seed, round_kills=round_kills)
-    runner = Runner(rounds, folder, fault=fault, quiet=quiet)
+    runner = Runner(rounds, folder, fault=fault, quiet=quiet, idle_s=idle_s)
+    keep = False
     try:
-        import uvloop
-
         uvloop.run(runner.run())
+        keep = not fault and not runner.tally.passed
     finally:
-        report = _report(runner, seed, kills)
-        if fault or runner.tally.passed or not runner.tally.owed:
+        if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-        else:
-            report["folder"] = str(folder)
-    return report
+    report = {"seed": seed, "kills_planned": kills, "kills": runner.kills,
+              "seconds": round(time.monotonic() - runner.began_s, 1), **runner.tally.as_dict()}
+    return report | {"folder": str(folder)} if keep else report
+
+
+def everything(kills: int, seed: int, fault: str) -> dict[str, object]:
+    """The kills, then a blackhole on either side, then power cuts."""
+    report = crash(kills, seed, fault=fault, quiet=False)
+    if fault:
+        return report
+    holes = []
+    for side in SIDES:
+        for seconds in (9.0, 16.0):
+            hole = blackhole(side, seconds)
+            holes.append(hole)
+            told = {name: hole.get(name) for name in ("passed", "lost", "back_s", "noticed_s")}
+            print(f"blackhole {side:4} {seconds:.0f} s: {json.dumps(told)}", flush=True)
+    try:
+        cuts = power_cuts(POWER_POINTS, seed).as_dict()
+    except PowerError as error:  # a machine that forbids ptrace: said, not counted as passed
+        cuts = {"passed": None, "why": str(error)}
+    print(f"power cuts: {json.dumps(cuts)}", flush=True)
+    passed = report["passed"] and all(hole["passed"] for hole in holes)
+    return {**report, "blackholes": holes, "power_cuts": cuts,
+            "passed": bool(passed and cuts["passed"] is not False)}
 
 
 def main() -> int:
@@ -145,16 +173,18 @@ def main() -> int:
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.randrange(1 << 31)
     print(f"crash: {args.kills} kills, seed {seed} (--seed {seed} repeats this plan)", flush=True)
-    report: dict[str, object] = {}
-    with contextlib.suppress(KeyboardInterrupt):
-        report = crash(args.kills, seed, fault=args.fault, quiet=False)
-    if not report:
+    try:
+        report = everything(args.kills, seed, args.fault)
+    except KeyboardInterrupt:
         print("crash: stopped", file=sys.stderr)
         return 130
+    except (ChildError, PortError) as error:
+        print(f"crash: the run itself failed: {error}", file=sys.stderr)
+        return 2
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     for name, value in report.items():
-        if name != "offences":
+        if not isinstance(value, (list, dict)):
             print(f"  {name:22} {value}")
     offences = report["offences"]
     assert isinstance(offences, list)

@@ -165,6 +165,12 @@ class Result:
         """Whether there was something to lose, and nothing was lost."""
         return self.lossy > 0 and not self.offences
 
+    def as_dict(self) -> dict[str, object]:
+        """Everything, for JSON."""
+        return {"passed": self.passed, "power_cuts": self.cuts, "commits": self.commits,
+                "points_with_something_to_lose": self.lossy, "offences": len(self.offences),
+                "first_offences": self.offences[:10]}
+
 
 def power_cuts(points: int, seed: int, *, commits: int = 400, pragma: str = "") -> Result:
     """Record, cut the power at so many points, each in every way, and judge."""
@@ -236,10 +242,7 @@ def main() -> int:
     if args.write:
         write(args.write, args.seed, args.commits, args.pragma)
     result = power_cuts(args.points, args.seed, commits=args.commits, pragma=args.pragma)
-    print(json.dumps({"passed": result.passed, "power_cuts": result.cuts,
-                      "commits": result.commits, "points_with_something_to_lose": result.lossy,
-                      "offences": result.offences[:10], "offences_in_all":
-                      len(result.offences)}, indent=2))
+    print(json.dumps(result.as_dict(), indent=2))
     return 0 if result.passed else 1
 
 

@@ -24,7 +24,8 @@ from tools.crash_wire import Exchange
 
 SAVE_S = 3.0
 """A killed upstream may have forgotten what it did so long [s] before (it saves each second)."""
-NAMED = 10
+NAMED = 4
+"""How many offences of a kind a round names; all of them are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Tally:
     def blame(self, kind: str, what: object) -> None:
         """Count an offence and name it."""
         setattr(self, kind, getattr(self, kind) + 1)
-        if len(self.offences) < NAMED:
+        if getattr(self, kind) <= NAMED:
             self.offences.append(f"{kind}: {what}")
 
     def add(self, more: Tally) -> None:
@@ -76,7 +77,7 @@ class Tally:
             if item.name != "offences":
                 mine, theirs = getattr(self, item.name), getattr(more, item.name)
                 setattr(self, item.name, mine + theirs)
-        self.offences += more.offences[: NAMED - len(self.offences)]
+        self.offences += more.offences
 
     def as_dict(self) -> dict[str, object]:
         """Everything, for JSON."""

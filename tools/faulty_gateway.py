@@ -56,7 +56,7 @@ def _drop_one() -> None:
 
 
 def _double_one() -> None:
-    """Send one message twice."""
+    """Send one message of QoS 2 twice."""
     count = 0
     inner = Drain.committed
 
@@ -65,10 +65,11 @@ def _double_one() -> None:
         sent = []
         for entry in entries:
             sent.append(entry)
-            count += not entry.retain
-            if count == AFTER_MESSAGES and not entry.retain:
+            plain = entry.qos == 2 and not entry.retain  # at QoS 1 a double is allowed
+            count += plain
+            if plain and count == AFTER_MESSAGES:
                 count += 1
-                mids = self.flight.take_mids(1) if entry.qos else [0]
+                mids = self.flight.take_mids(1)
                 sent.append(Entry(entry.key, mids[0], entry.qos, False, False, entry.age_s,
                                   entry.route, entry.source, entry.topic, entry.payload))
         inner(self, sent)
@@ -77,7 +78,7 @@ def _double_one() -> None:
 
 
 def _reorder() -> None:
-    """Send one message behind the next of its source."""
+    """Send every tenth message behind the next of its source."""
     count = 0
     late: list[Entry] = []
     inner = Drain.committed
@@ -87,13 +88,13 @@ def _reorder() -> None:
         sent = []
         for entry in entries:
             count += not entry.retain
-            if count == AFTER_MESSAGES and not entry.retain and not late:
+            if count >= AFTER_MESSAGES and not entry.retain and not late:
                 late.append(entry)
                 continue
             sent.append(entry)
             if late and entry.source == late[0].source and not entry.retain:
                 sent.append(late.pop())
-                count += 1
+                count = 0
         inner(self, sent)
 
     _patch(Drain, "committed", committed)
