@@ -182,6 +182,8 @@ class Drain:
         if progress.done:
             self.remove(progress.done)
         if progress.release:
+            if self.flight.queued():  # the window opens only with this commit
+                self._committer.hurry()
             self._committer.release(progress.release, partial(self._released, progress.release))
         for entry, reason in progress.refused:
             log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,
