@@ -340,10 +340,11 @@ class Console:
             raise PortError(BoardLink(port)._why_not()) from error
         self.port = port
 
-    def lines(self) -> Iterator[str]:
-        """Give each line that the board prints, until it goes away."""
+    def lines(self, timeout_s: float | None = None) -> Iterator[str]:
+        """Give each line that the board prints, for `timeout_s` [s] or until it goes away."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
         partial = b""
-        while True:
+        while end is None or time.monotonic() < end:
             try:
                 partial += self._serial.read(max(1, self._serial.in_waiting))
             except OSError as error:

@@ -103,11 +103,14 @@ def names(folder: Path = FOLDER) -> list[str]:
 
 
 def load(board_id: str, folder: Path = FOLDER) -> Board:
-    """Read a board by its file's name. Raises BoardError, which lists what there is."""
+    """Read a board by its file's name, or by how only one begins. Raises BoardError."""
     path = folder / f"{board_id}.toml"
+    begins = [name for name in names(folder) if name.startswith(board_id)]
+    if not path.is_file() and len(begins) == 1:
+        path = folder / f"{begins[0]}.toml"
     if not path.is_file():
         raise BoardError(f"no board {board_id!r}; there are: {', '.join(names(folder))}")
-    return parse(path.read_text(), board_id)
+    return parse(path.read_text(), path.stem)
 
 
 def fitting(vendor: int | None, product: int | None, folder: Path = FOLDER) -> list[Board]:

@@ -254,10 +254,23 @@ def test_power_cut_in_the_middle_of_a_write_leaves_a_mountable_flash(make: Make)
     assert not any("no file system" in line for line in board.console.lines)
 
 
-def test_flash_without_a_file_system_is_told(make: Make) -> None:
+def test_flash_that_is_erased_gets_a_file_system(make: Make) -> None:
     board = make("print('up')")
     board.wait("^up$")
     board.power_cut()
     board.flash.erase()
+    board.power_on()
+    board.wait("Performing initial setup")
+    board.wait("MicroPython v")
+    board.power_cut()
+    assert list(board.list_files()) == ["boot.py"]
+
+
+def test_flash_that_is_corrupt_is_told(make: Make) -> None:
+    board = make("print('up')")
+    board.wait("^up$")
+    board.power_cut()
+    with board.flash.image.open("r+b") as file:
+        file.write(b"not a file system" * 1000)
     board.power_on()
     board.wait("holds no file system")

@@ -43,7 +43,8 @@ class VirtualBoard:
     board: the board file; image: where its flash is kept, made where it is not there; files: the
     firmware's folder, or a mapping of paths to contents, put on the flash at `start`; config:
     written to /config.json then. heap_kb [KiB]: instead of the board file's. pty: give it a serial
-    port, `port`. on_line: is called with each console line, in the board's thread.
+    port, `port`. on_line: is called with each console line, in the board's thread. access_point:
+    name and password it wants, None: any; by default those of `config`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class VirtualBoard:
         heap_kb: int | None = None,
         pty: bool = False,
         on_line: LineListener | None = None,
+        access_point: tuple[str | None, str | None] | None = None,
         say: Say = silent,
     ) -> None:
         self.board = boards.load(board)
@@ -68,6 +70,7 @@ class VirtualBoard:
         self.hardware = Hardware(self.world, image.stem, self.flash.nvs)
         self._files = files
         self._say = say
+        self._access_point = access_point
         self._want_pty = pty
         self._core: Supervisor | None = None
 
@@ -76,17 +79,20 @@ class VirtualBoard:
     def start(self) -> Self:
         """Put the files on the flash, if any were given, and switch the power on."""
         wifi = self.config.get("wifi") or {}
+        wanted = (wifi.get("ssid"), wifi.get("password"))
+        ssid, password = wanted if self._access_point is None else self._access_point
         self._core = Supervisor(
             rootfs.prepare(self._say),
             self.flash,
             self.hardware,
             self.console,
             heap_kb=self.heap_kb,
-            ssid=wifi.get("ssid"),
-            password=wifi.get("password"),
+            ssid=ssid,
+            password=password,
             pty=self._want_pty,
         )
-        self.hardware.fit(self.config.get("sensors") or [])
+        if self.config:
+            self.hardware.fit(self.config.get("sensors") or [])
         if not self.flash.exists:
             self.flash.erase()
         files = self._files

@@ -80,12 +80,14 @@ class Hardware:
         self._parts: dict[int, parts.Part] = {}
         self._wires: dict[int, parts.OneWireBus] = {}
         self._i2c: dict[int, parts.I2cPart] = {}
+        self.fitted = False  # whether somebody said what is wired to it
         self._rtc_memory = ""
         self._rtc_set: tuple[float, float] | None = None
 
     def fit(self, sensors: Iterable[Mapping[str, Any]]) -> None:
         """Wire up a part for each sensor of the board's settings that has one."""
         self._parts, self._wires, self._i2c = {}, {}, {}
+        self.fitted = True
         for settings in sensors:
             part = parts.fit(self.world, settings)
             pin = settings.get("pin")
@@ -96,8 +98,18 @@ class Hardware:
             elif part is not None and isinstance(pin, int):
                 self._parts[pin] = part
 
+    def fit_as_told(self, settings: str) -> None:
+        """Wire up what the settings on the board's flash name: someone provisioned it."""
+        try:
+            sensors = json.loads(settings).get("sensors", [])
+            self.fit([sensor for sensor in sensors if isinstance(sensor, dict)])
+        except (ValueError, AttributeError, TypeError):
+            pass  # the firmware will say what is wrong with them
+        self.fitted = False
+
     def attach(self, part: parts.Part, pin: int | None = None) -> None:
         """Wire up a part that the settings do not name."""
+        self.fitted = True
         if isinstance(part, parts.I2cPart):
             self._i2c[part.address] = part
         elif isinstance(part, parts.Ds18b20):

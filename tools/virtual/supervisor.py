@@ -204,7 +204,15 @@ class Supervisor:
     def _act(self, number: int, what: str, words: list[Any]) -> Any:
         """Do what one message asks; gives the answer, `...` where none is due now."""
         if what == "boot":
-            return {"mode": self._mode, "blocks": self.flash.blocks, "raw": self._raw}
+            return {
+                "mode": self._mode,
+                "blocks": self.flash.blocks,
+                "raw": self._raw,
+                "wire": not self.hardware.fitted,
+            }
+        if what == "config":
+            self.hardware.fit_as_told(words[0])
+            return None
         if what == "kbd":
             self._drain()
             self._interruptible = words[0] == 3

@@ -76,6 +76,23 @@ def _serve(flash):
         tell("done", answer[0], answer[1])
 
 
+def _new_files(flash):
+    # As an image does at its first start: an erased flash gets a file system, another is told.
+    head = bytearray(64)
+    for block in (0, 1):
+        flash.readblocks(block, head)
+        if head != b"\xff" * 64:
+            print("The filesystem appears to be corrupted. If you had important data there,")
+            print("you may want to make a flash snapshot to try to recover it.")
+            tell("corrupt")
+            return
+    print("Performing initial setup")
+    vfs.VfsLfs2.mkfs(flash)
+    vfs.mount(vfs.VfsLfs2(flash), "/")
+    with open("/boot.py", "w") as f:
+        f.write("# This file is executed on every boot (including wake-boot from deepsleep)\n")
+
+
 def run(names):
     """Be a board that got its power. names: what boot.py, main.py and the console share."""
     boot = ask("boot")
@@ -88,9 +105,14 @@ def run(names):
         names.pop(module, None)
     try:
         vfs.mount(vfs.VfsLfs2(flash), "/")
-    except OSError as error:
-        print("The filesystem appears to be corrupted or not there:", error)
-        tell("corrupt")
+    except OSError:
+        _new_files(flash)
+    if boot["wire"]:
+        try:
+            with open("/config.json") as f:
+                tell("config", f.read())
+        except OSError:
+            pass
     del boot
     gc.collect()
     tell("base", gc.mem_alloc(), gc.mem_alloc() + gc.mem_free())

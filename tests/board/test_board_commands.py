@@ -1,0 +1,310 @@
+"""`tidegate board`: from a bare board to readings at a gateway, and each failure in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tools import boards, deploy, flash_image, provision
+from tools.board_cli import board as command
+from tools.board_link import BoardLink
+from tools.virtual import VirtualBoard, control
+
+Make = Callable[..., VirtualBoard]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the list of running virtual boards be this test's own."""
+    folder = tmp_path / "boards"
+    monkeypatch.setattr(control, "_folder", lambda: folder)
+
+
+@pytest.fixture
+def known(make: Make) -> Iterator[VirtualBoard]:
+    """Give a bare virtual board that `list` shows."""
+    board = make(pty=True, heap_kb=128, access_point=("lab", "secret"))
+    with control.Control(board):
+        yield board
+
+
+def run(*words: str, code: int = 0, typed: str = "") -> Result:
+    result = CliRunner().invoke(command, list(words), input=typed)
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return result
+
+
+def failed(*words: str) -> str:
+    """Run what fails; give its one line."""
+    result = run(*words, code=1)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("tidegate: ")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+class Gateway:
+    """As much of an MQTT server as one connection needs to say something and be believed."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.settimeout(20)
+        self.port = int(self.listener.getsockname()[1])
+
+    def readings(self) -> tuple[str, dict[str, object]]:
+        """Take a connection until the first batch; give the client's id and the batch."""
+        link, _ = self.listener.accept()
+        link.settimeout(20)
+        client = ""
+        with link, link.makefile("rb") as stream:
+            while True:
+                kind = stream.read(1)[0]
+                size = shift = 0
+                while True:
+                    byte = stream.read(1)[0]
+                    size |= (byte & 0x7F) << shift
+                    shift += 7
+                    if byte < 0x80:
+                        break
+                body = stream.read(size)
+                if kind >> 4 == 1:
+                    client = body[12 : 12 + struct.unpack(">H", body[10:12])[0]].decode()
+                    link.sendall(b"\x20\x02\x00\x00")
+                elif kind >> 4 == 8:
+                    link.sendall(b"\x90\x03" + body[:2] + b"\x00")
+                elif kind >> 4 == 3:
+                    end = 2 + struct.unpack(">H", body[:2])[0]
+                    topic, rest = body[2:end].decode(), body[end:]
+                    if kind & 6:
+                        link.sendall(b"\x40\x02" + rest[:2])
+                        rest = rest[2:]
+                    if topic.endswith("/up"):
+                        return client, json.loads(rest)
+
+
+def test_from_a_bare_board_to_readings(known: VirtualBoard, tmp_path: Path) -> None:
+    port = known.port
+    known.world.set("air", temperature_c=17.5, humidity_pct=52.0)
+    assert f"{port}  virtual, plays Virtual board" in run("list").output
+    assert "the image is on the board" in run("image").output
+    said = run("deploy").output
+    assert "0 kept, 0 removed" in said
+    assert "provision" in said, "it says what it lacks"
+    gateway = Gateway()
+    credentials = tmp_path / "devices"
+    said = run(
+        "provision", "--device", "greenhouse-1", "--ssid", "lab", "--wifi-password", "secret",
+        "--gateway", f"127.0.0.1:{gateway.port}", "--sensor", "dht22:IO4:air:1",
+        "--credentials", str(credentials),
+    ).output  # fmt: skip
+    assert "greenhouse-1 life" in said
+    try:
+        client, batch = gateway.readings()
+    except IndexError:
+        print("\n".join(known.console.lines[-20:]))
+        raise
+    assert client == "greenhouse-1"
+    recs = batch["recs"]
+    assert isinstance(recs, list)
+    assert recs[0][1:] == ["air", {"temperature_c": 17.5, "humidity_pct": 52.0}]
+    again = run("deploy").output
+    assert "0 files copied" in again
+    said = run("info").output
+    assert "device      greenhouse-1" in said
+    assert "MicroPython 1." in said
+    assert run("logs", "--for", "0.3").exit_code == 0
+    with BoardLink(port) as link:
+        written = json.loads(link.read("/config.json") or b"")
+    assert written["board"] == "virtual"
+    assert written["gateway"]["user"] == "greenhouse-1"
+    assert written["gateway"]["password"] not in credentials.read_text()
+    assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
+    assert "files removed" in run("erase", "--yes").output
+    with BoardLink(port) as link:
+        assert link.tree("") == []
+
+
+def test_image_leaves_nothing_of_before(known: VirtualBoard) -> None:
+    with BoardLink(known.port) as link:
+        link.write("old", b"old")
+    run("image", "--port", known.port)
+    with BoardLink(known.port) as link:
+        assert link.tree("") == ["/boot.py"]
+
+
+def test_provision_asks_for_what_is_not_given(known: VirtualBoard) -> None:
+    run("provision", typed="shed\nlab\nsecret\n127.0.0.1:1883\nadc:IO34:soil\n")
+    with BoardLink(known.port) as link:
+        said = json.loads(link.read("/config.json") or b"")
+    assert said["device"] == "shed"
+    assert said["sensors"] == [{"kind": "adc", "name": "soil", "pin": 34}]
+    assert said["button"] == {"pin": 0}
+
+
+@pytest.mark.parametrize(
+    ("sensor", "line"),
+    [
+        ("dht22:IO99:air", "IO99: no pin of Virtual board; it has IO0"),
+        ("dht22:7:air", "pin = 7: belongs to the flash"),
+        ("dht22:24:air", "pin = 24: Virtual board has no such GPIO"),
+        ("dht22:4:the air", "sensors[0].name"),
+        ("dht22:4:air:often", "often is no number"),
+    ],
+)
+def test_wrong_sensor_is_told_before_the_board_is_touched(
+    known: VirtualBoard, sensor: str, line: str
+) -> None:
+    words = ["--device", "x", "--ssid", "s", "--wifi-password", "p", "--gateway", "h"]
+    assert line in failed("provision", *words, "--sensor", sensor)
+    with BoardLink(known.port) as link:
+        assert link.read("/config.json") is None
+
+
+def test_two_sensors_on_one_pin_are_told(tmp_path: Path) -> None:
+    plain = {"device": "x", "gateway": {"host": "h"}}
+    two = [{"kind": "dht22", "name": "a", "pin": 4}, {"kind": "adc", "name": "b", "pin": 4}]
+    with pytest.raises(provision.SettingsError, match="two sensors on one pin"):
+        provision.check({**plain, "sensors": two}, boards.load("virtual"))
+    bus = [{"kind": "ds18b20", "name": name, "pin": 4} for name in "ab"]
+    provision.check({**plain, "sensors": bus}, boards.load("virtual"))
+
+
+def test_credential_of_a_device_is_replaced_not_doubled(tmp_path: Path) -> None:
+    file = tmp_path / "devices"
+    passwords = [provision.add_credential(file, name) for name in ("a", "b", "a")]
+    assert len(set(passwords)) == 3
+    assert [line.split(":")[0] for line in file.read_text().splitlines()] == ["b", "a"]
+    with pytest.raises(provision.SettingsError):
+        provision.add_credential(file, "no:colon")
+
+
+def test_failures_are_one_line(known: VirtualBoard, tmp_path: Path) -> None:
+    assert "no such port" in failed("info", "--port", str(tmp_path / "ttyUSB7"))
+    assert "no board 'esp99'" in failed("deploy", "--board", "esp99")
+    assert "not JSON" in failed("provision", "--file", __file__)
+    assert "want on or off" in failed("do", "wifi", "perhaps")
+    with BoardLink(known.port):
+        assert "in use by another program" in failed("deploy")
+
+
+def test_without_a_board_it_says_so() -> None:
+    line = failed("info")
+    assert "say which with --port" in line
+
+
+def test_do_moves_the_world(known: VirtualBoard) -> None:
+    run("do", "set", "air", "temperature_c=3.5")
+    assert known.world.get("air", "temperature_c") == 3.5
+    run("do", "power-cut")
+    assert known.pid is None
+    run("do", "power-on")
+    assert known.pid is not None
+
+
+def test_virtual_command_plays_a_board_and_leaves_nothing(tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tools.board_cli", "virtual", "--board", "esp32-c3", "--quiet"],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert child.stdout
+        port = child.stdout.readline().split()[1]
+        with BoardLink(port) as link:
+            assert link.run("print(6 * 7)") == "42\n"
+            assert link.info().platform == "linux"
+        inside = [
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and parent_of(entry) == child.pid
+        ]
+        assert len(inside) == 1
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(timeout=10) == 0
+        assert not Path(f"/proc/{inside[0]}").exists()
+        assert not os.path.exists(port)  # noqa: PTH110
+    finally:
+        child.kill()
+        child.wait()
+
+
+def parent_of(process: Path) -> int:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return 0
+
+
+# Writing an image needs a chip: esptool itself is shown to be called rightly, and its words to
+# be understood.
+
+
+def test_esptool_is_given_chip_offset_and_file(tmp_path: Path) -> None:
+    words = flash_image.command(
+        "/dev/ttyUSB0", boards.load("esp32-devkitc"), tmp_path / "i.bin", erase=True
+    )
+    assert words[words.index("--chip") + 1] == "esp32"
+    assert words[-3:] == ["--erase-all", "0x1000", str(tmp_path / "i.bin")]
+    done = subprocess.run([*words[:-3], "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, "these are esptool's own words"
+
+
+def test_esptool_that_finds_no_port_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "i.bin"
+    image.write_bytes(b"\xe9" + bytes(100))
+    with pytest.raises(flash_image.ImageError, match="no such port") as caught:
+        flash_image.write(str(tmp_path / "ttyUSB3"), boards.load("esp32-c3-supermini"), image)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("A fatal error occurred: This chip is ESP32-S2, not ESP32-C3. Wrong", "is ESP32-S2;"),
+        ("Failed to connect to ESP32: No serial data received.", "hold BOOT"),
+        ("Could not open /dev/ttyUSB0, the port is busy or doesn't exist.", "another program"),
+        ("[Errno 13] Permission denied: '/dev/ttyUSB0', the port is busy", "dialout"),
+        ("SerialException: device reports readiness to read but", "is the cable in"),
+        ("something new\nthe last word\n", "the last word"),
+    ],
+)
+def test_what_esptool_says_is_put_plainly(said: str, meaning: str) -> None:
+    assert meaning in flash_image.explain(said)
+
+
+def test_file_that_is_no_image_is_told(tmp_path: Path) -> None:
+    board = boards.load("esp32-devkitc")
+    wrong = tmp_path / "wrong.bin"
+    wrong.write_bytes(b"PK\x03\x04")
+    with pytest.raises(flash_image.ImageError, match="not an image"):
+        flash_image.check(wrong, board)
+    with pytest.raises(flash_image.ImageError, match="No such file"):
+        flash_image.check(tmp_path / "nothing.bin", board)
+    big = tmp_path / "big.bin"
+    with big.open("wb") as file:
+        file.write(b"\xe9")
+        file.truncate(5 << 20)
+    with pytest.raises(flash_image.ImageError, match="do not fit"):
+        flash_image.check(big, board)
+
+
+def test_failure_of_the_tools_is_an_error_of_the_command(
+    known: VirtualBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_words: object, **_more: object) -> None:
+        raise deploy.DeployError("the flash may be worn out")
+
+    monkeypatch.setattr(deploy, "put", fail)
+    assert failed("deploy") == "tidegate: the flash may be worn out"

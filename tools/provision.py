@@ -1,0 +1,194 @@
+"""What makes a board this device and no other: its settings, written to its own flash.
+
+They are asked for or taken from a file, checked by the firmware's own rules and against the
+board's pins, and never kept in the repository: they hold the Wi-Fi's password.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tools import firmware
+from tools.board_link import BoardLink, LinkError
+from tools.boards import Board
+from tools.chips import CHIPS
+from tools.deploy import put, wait_alive
+
+DEVICE = re.compile(r"[a-zA-Z0-9_-]{1,32}")
+SETTINGS = "/config.json"
+
+
+class SettingsError(LinkError):
+    """Settings that a device cannot work with. One line."""
+
+
+def _rules() -> Any:
+    """Load the firmware's own check of its settings: it is plain Python."""
+    path = firmware.FOLDER / "node" / "settings.py"
+    spec = importlib.util.spec_from_file_location("tidegate_device_settings", path)
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"{path}: cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check(settings: Mapping[str, Any], board: Board) -> None:
+    """Check settings as the firmware will, and their pins. Raises SettingsError."""
+    try:
+        _rules().check(json.loads(json.dumps(settings)))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    chip = CHIPS[board.chip]
+    taken: dict[int, str] = {}
+    for sensor in settings.get("sensors", []):
+        for key in ("pin", "scl", "sda", "clock", "data"):
+            pin = sensor.get(key)
+            if pin is None:
+                continue
+            what = f"config.json: sensor {sensor.get('name', sensor['kind'])}: {key} = {pin}"
+            if pin not in chip.gpios:
+                raise SettingsError(f"{what}: {board.name} has no such GPIO")
+            if pin in chip.flash:
+                raise SettingsError(f"{what}: belongs to the flash on {board.name}")
+            if pin in chip.usb and "usb" in board.features:
+                raise SettingsError(f"{what}: belongs to the USB port on {board.name}")
+            shared = key in ("scl", "sda") or sensor["kind"] == "ds18b20"
+            mine = f"{sensor['kind']} {key}" if shared else f"{what} alone"
+            if taken.setdefault(pin, mine) != mine and key not in ("scl", "sda"):
+                raise SettingsError(f"{what}: two sensors on one pin")
+
+
+def pin_of(text: str, board: Board) -> int:
+    """Give the GPIO for a pin's printed name or number. Raises SettingsError."""
+    for name, pin in board.pins.items():
+        if name.lower() == text.strip().lower():
+            return pin
+    if text.strip().isdigit():
+        return int(text)
+    raise SettingsError(f"{text}: no pin of {board.name}; it has {', '.join(board.pins)}")
+
+
+def sensor_of(text: str, board: Board) -> dict[str, Any]:
+    """Read `kind:pin[:name[:period_s]]`, as in `dht22:4:air:10`. Raises SettingsError."""
+    kind, _, rest = text.partition(":")
+    pin, _, rest = rest.partition(":")
+    name, _, period = rest.partition(":")
+    found: dict[str, Any] = {"kind": kind.strip(), "name": name.strip() or kind.strip()}
+    if pin:
+        found["pin"] = pin_of(pin, board)
+    if period:
+        try:
+            found["period_s"] = float(period)
+        except ValueError as error:
+            raise SettingsError(f"{text}: {period} is no number of seconds") from error
+    return found
+
+
+def named(settings: Mapping[str, Any], board: Board) -> dict[str, Any]:
+    """Give the settings with what the board file knows: its id, LED and button, pins by number."""
+    found: dict[str, Any] = {**settings, "board": board.id}
+    sensors = []
+    for sensor in settings.get("sensors", []):
+        pins = {key: sensor[key] for key in ("pin", "scl", "sda") if isinstance(sensor, dict)
+                and isinstance(sensor.get(key), str)}  # fmt: skip
+        numbers = {key: pin_of(text, board) for key, text in pins.items()}
+        sensors.append({**sensor, **numbers} if numbers else sensor)
+    found["sensors"] = sensors
+    if board.led and board.led_kind == "plain" and "led" not in found:
+        pin, low = board.led
+        found["led"] = {"pin": pin, "low": low}
+    if board.button is not None and "button" not in found:
+        found["button"] = {"pin": board.button}
+    return found
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read settings from a file. Raises SettingsError."""
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: want an object")
+    return found
+
+
+def add_credential(file: Path, device: str) -> str:
+    """Make a password for a device; the file, readable by its owner only, keeps its scrypt hash.
+
+    One line a device: `name:salt:hash`, both in hex; scrypt with n=16384, r=8, p=1. A device that
+    is there already gets a new one. Gives the password. Raises SettingsError.
+    """
+    if not DEVICE.fullmatch(device):
+        raise SettingsError(f"{device!r}: a device is named with 1 to 32 of a-z A-Z 0-9 _ -")
+    password, salt = secrets.token_urlsafe(24), secrets.token_bytes(16)
+    key = hashlib.scrypt(password.encode(), salt=salt, n=16384, r=8, p=1, dklen=32)
+    try:
+        lines = file.read_text().splitlines() if file.exists() else []
+        kept = [line for line in lines if line.partition(":")[0] != device]
+        work = file.with_name(file.name + ".new")
+        with os.fdopen(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            out.write("\n".join([*kept, f"{device}:{salt.hex()}:{key.hex()}"]) + "\n")
+        work.replace(file)
+    except OSError as error:
+        raise SettingsError(f"{file}: {error.strerror}") from error
+    return password
+
+
+def provision(port: str, settings: Mapping[str, Any], board: Board) -> str:
+    """Write the settings to the board's flash and start it; gives its first words.
+
+    Raises LinkError. They come into force at one moment, as a deploy does.
+    """
+    check(settings, board)
+    content = json.dumps(settings, separators=(",", ":")).encode()
+    with BoardLink(port) as link:
+        put(link, {SETTINGS: content})
+        if link.hashes(["/main.py"])["/main.py"] is None:
+            return "the settings are on the board; firmware comes with `tidegate board deploy`"
+        return wait_alive(link)
+
+
+_WIPE = """
+import os
+n = 0
+def w(d):
+    global n
+    for e in os.ilistdir(d or '/'):
+        p = d + '/' + e[0]
+        if e[1] == 0x4000:
+            w(p)
+            os.rmdir(p)
+        else:
+            os.remove(p)
+            n += 1
+w('')
+try:
+    import esp32
+    s = esp32.NVS('tidegate')
+    for k in ('boot', 'life', 'unhealthy'):
+        try:
+            s.erase_key(k)
+        except OSError:
+            pass
+    s.commit()
+except ImportError:
+    pass
+print(n)
+"""
+
+
+def wipe(link: BoardLink) -> int:
+    """Remove every file, and the node's non-volatile keys; gives the number of files."""
+    return int(link.run(_WIPE, timeout_s=60))
