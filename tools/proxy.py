@@ -168,6 +168,7 @@ class Link:
 
     async def _send(self, direction: Direction, data: bytes, sink: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        self._proxy.count(direction, len(data))  # before: who receives them may look at once
         rate = self._proxy.fault(direction).bytes_per_s
         if rate is None:
             self._proxy.tap(self, direction, data)
@@ -179,7 +180,6 @@ class Link:
                 self._proxy.tap(self, direction, piece)
                 await loop.sock_sendall(sink, piece)
                 await asyncio.sleep(len(piece) / rate)
-        self._proxy.count(direction, len(data))
 
 
 class Proxy:
@@ -293,7 +293,7 @@ class Proxy:
         return passing
 
     def count(self, direction: Direction, passed: int) -> None:
-        """Count bytes that have passed."""
+        """Count bytes that are handed on."""
         if direction == "up":
             self.counts.bytes_up += passed
         else:
