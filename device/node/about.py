@@ -57,6 +57,8 @@ def text(app):
         "unhealthy_boots": app.identity.unhealthy,
         "sensors": sensors,
     }
+    if app.safe:
+        about["safe"] = True
     if app.failed:
         about["failed_sensors"] = app.failed
     data = json.dumps(about).encode()

@@ -6,8 +6,11 @@ import time
 from micropython import const
 
 from node import board, once
+from node.link import UP
 
 _IDLE_MS = const(50)
+_HEALTHY_MS = const(600000)  # a board that runs this long is well, gateway or not
+_AWAKE_MS = const(20000)  # with sleep_s, the longest that a board stays awake
 _LOOK_MS = const(5000)
 
 
@@ -18,6 +21,8 @@ class App:
         self.failed = []  # names of sensors that could not be used
         self.low = 1 << 29  # the least heap that was free after a collection [bytes]
         self.free = 0
+        self.panel = None
+        self.safe = False
         self.reboot_at = self.identify_until = self._hold_since = -1
         self._look_due = self._health_due = 0
 
@@ -60,8 +65,13 @@ class App:
             self._hold_since = -1
         self.wifi.step()
         self.uplink.step(self.wifi.up)
-        if self.uplink.acked:
+        if self.uplink.acked or now > _HEALTHY_MS:
             self.identity.healthy()
+        online = self.link.state == UP
+        if self.panel and self.panel.step(now, self.wifi.up, online, now < self.identify_until):
+            once("rare").forget_wifi()
+        if self.sleep_ms and self._may_sleep(now):
+            once("rare").sleep(self)
         if 0 <= self.reboot_at <= now:
             self.ring.commit()
             self.link.disconnect()
@@ -71,6 +81,13 @@ class App:
         if self._hold_since >= 0:
             wait = min(wait, max(0, self._hold_since + self.hold_ms - now))
         return wait
+
+    def _may_sleep(self, now):
+        """Return whether every sensor was read and all is acknowledged, or it takes too long."""
+        for sensor in self.sampler.sensors:
+            if sensor.ready >= 0 or not sensor.due:
+                return now > _AWAKE_MS
+        return self._hold_since < 0 and self.ring.held() == (0, 0) or now > _AWAKE_MS
 
     def run(self):
         """Run for ever."""

@@ -21,7 +21,7 @@ def identity():
     global _identity
     if _identity is None:
         nvs = esp32.NVS("tidegate") if hasattr(esp32, "NVS") else None
-        _identity = once("memory").Identity(nvs)
+        _identity = once("memory").Identity(nvs, reset_reason() in ("hard", "wdt"))
     return _identity
 
 

@@ -13,11 +13,12 @@ class Identity:
     """life (8 hex digits), boot (from 1), unhealthy: boots in a row before this one that did not
     end well. Counts this boot when it is made.
 
-    nvs: an esp32.NVS, or None for the file. If the count cannot be kept, life is drawn anew, so
-    that no record ever gets the name of another.
+    nvs: an esp32.NVS, or None for the file. blame: the boot before counts as unhealthy; not after
+    a power cut, a sleep or a soft reset, which are not its fault. If the count cannot be kept,
+    life is drawn anew, so that no record ever gets the name of another.
     """
 
-    def __init__(self, nvs):
+    def __init__(self, nvs, blame):
         self._nvs = nvs
         self._ill = True
         try:
@@ -26,7 +27,9 @@ class Identity:
         except (OSError, ValueError, KeyError):
             self.life, self.boot, self.unhealthy = _draw(), 1, 0
         try:
-            self._save(self.unhealthy + 1)
+            if blame:
+                self.unhealthy += 1
+            self._save(self.unhealthy)
         except OSError:
             self.life, self.boot, self._ill = _draw(), 1, False
 

@@ -103,9 +103,9 @@ class Uplink:
             if topic.endswith(b"/down/ack"):
                 self._acked(data, now)
             elif topic.endswith(b"/down/cmd"):
-                answer = self.command(data)
-                if answer is not None and len(self._todo) < 4:
-                    self._todo.append((b"answer", json.dumps(answer).encode(), False, 0))
+                if len(self._todo) < 8:  # no answer, no deed
+                    answer = json.dumps(self.command(data)).encode()
+                    self._todo.append((b"answer", answer, False, 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             print("unreadable message", topic, error)
 

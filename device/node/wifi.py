@@ -28,6 +28,8 @@ class Wifi:
     def step(self):
         """Go on as far as that is possible now."""
         wlan = self._wlan
+        if not self.ssid:
+            return
         now = self.now_ms()
         if wlan.isconnected():
             self.up = True

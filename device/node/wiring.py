@@ -15,6 +15,8 @@ from node.sensor import Sampler
 from node.uplink import Uplink
 from node.wifi import Wifi
 
+_UNHEALTHY = 5  # boots in a row, then the sensors are left out
+
 
 def build(settings):
     """Return the App for settings, as node.settings gives them."""
@@ -30,6 +32,16 @@ def build(settings):
     app.hold_ms = settings["hold_ms"]
     app.health_ms = int(settings["health_s"] * 1000)
     app.watchdog_s = settings["watchdog_s"]
+    app.sleep_ms = int(settings["sleep_s"] * 1000)
+    app.safe = identity.unhealthy >= _UNHEALTHY
+    if app.safe:
+        print("safe mode after", identity.unhealthy, "boots that did not end well: no sensors")
+        settings["sensors"] = []
+        app.sleep_ms = 0
+    if settings["led"] or settings["button"]:
+        from node.panel import Panel
+
+        app.panel = Panel(board.machine, settings["led"], settings["button"])
     bounds = settings["ring"]
     app.ring = Ring(
         Store("/ring"),

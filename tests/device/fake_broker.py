@@ -72,6 +72,7 @@ class FakeBroker:
     again: int = 0  # records that came again
     holes: int = 0
     problems: list[str] = field(default_factory=list)
+    news: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -93,6 +94,16 @@ class FakeBroker:
         self._over.set()
         for thread in self._threads:
             thread.join(timeout=5)
+
+    def wait_for(self, last: str, count: int = 1, timeout_s: float = 10) -> list[Any]:
+        """Wait until that many messages have come on .../last; give what is in them."""
+
+        def found() -> list[bytes]:
+            return [entry[1] for entry in self.published if entry[0].endswith("/" + last)]
+
+        with self.news:
+            assert self.news.wait_for(lambda: len(found()) >= count, timeout_s), self.published
+            return [json.loads(payload) for payload in found()]
 
     def _accept(self) -> None:
         while True:
@@ -170,7 +181,9 @@ class FakeBroker:
         if kind & 0x06:
             self._pid(rest)
             pid, rest = rest[:2], rest[2:]
-        self.published.append((topic, rest, kind >> 1 & 3, bool(kind & 1)))
+        with self.news:
+            self.published.append((topic, rest, kind >> 1 & 3, bool(kind & 1)))
+            self.news.notify_all()
         return topic, rest, pid
 
     def _pid(self, body: bytes) -> None:

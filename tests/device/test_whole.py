@@ -1,0 +1,134 @@
+"""The whole firmware on a virtual board: heap, commands, safe mode, sleep, button."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_broker import FakeBroker, Manner, publish
+
+from tools.virtual.board import VirtualBoard
+
+SENSORS = [
+    {"kind": "dht22", "name": "air", "pin": 4, "period_s": 0.2},
+    {"kind": "adc", "name": "soil", "pin": 34, "period_s": 0.05},
+    {"kind": "ds18b20", "name": "water", "pin": 5, "period_s": 0.2},
+    {"kind": "chip", "name": "chip", "period_s": 1},
+]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return tmp_path / "flash.img"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeBroker]:
+    broker = FakeBroker([Manner()])
+    yield broker
+    broker.close()
+
+
+def config(fake: FakeBroker, **more: Any) -> dict[str, Any]:
+    return {
+        "device": "dev", "wifi": {"ssid": "home", "password": "secret"}, "tell": True,
+        "gateway": {"host": "127.0.0.1", "port": fake.port}, "hold_ms": 100,
+        "sensors": SENSORS[:3], **more,
+    }  # fmt: skip
+
+
+def test_three_sensors_and_a_full_ring_fit_64_kb(fake: FakeBroker, image: Path) -> None:
+    fake.manners = [Manner(silent=True)]
+    settings = config(fake, health_s=1, tell=False, hold_ms=10, ring={"ram_bytes": 3072})
+    with VirtualBoard(image=image, files=Path("device"), config=settings, heap_kb=64) as board:
+        mark, low = 0, 0
+        for _ in range(5):  # five seconds of 30 records: more than the slots hold
+            low = int(board.wait(r"^heap low (\d+)", after=mark)[1])
+            mark = board.console.mark()
+        assert low > 500
+        board.power_cut()
+        files = board.list_files()
+    assert any(re.fullmatch(r"/?ring/s\d+", name) for name in files), files
+
+
+def test_told_records_arrive_after_a_power_cut(fake: FakeBroker, image: Path) -> None:
+    fake.manners = [Manner(silent=True), Manner()]
+    told: list[tuple[int, int]] = []
+
+    def hear(line: str) -> None:
+        found = re.match(r"rec \w+ (\d+) (\d+)$", line)
+        if found:
+            told.append((int(found[1]), int(found[2])))
+
+    settings = config(fake)
+    with VirtualBoard(
+        image=image, files=Path("device"), config=settings, heap_kb=96, on_line=hear
+    ) as board:
+        board.wait(r"^rec \w+ 1 30$")
+        board.power_cut()
+        cut_at = len(told)
+        board.power_on()
+        board.wait(r"^online")
+        board.wait(r"^rec \w+ 2 20$")
+        board.power_cut()
+    first = [record for record in told[:cut_at] if record[0] == 1]
+    assert len(first) >= 30
+    assert set(first) <= set(fake.records)
+    assert len(fake.records) == len(set(fake.records))
+    assert fake.holes == 0
+
+
+def test_commands_are_done_and_answered(fake: FakeBroker, image: Path) -> None:
+    commands = [
+        {"id": 1, "cmd": "heap"},
+        {"id": 2, "cmd": "period", "sensor": "soil", "period_s": 7},
+        {"id": 3, "cmd": "dance"},
+        {"id": 4, "cmd": "period", "sensor": "nobody", "period_s": 7},
+    ]
+    fake.manners = [
+        Manner(first=b"".join(
+            publish("tidegate/dev/down/cmd", json.dumps(command).encode()) for command in commands
+        ))
+    ]  # fmt: skip
+    with VirtualBoard(
+        image=image, files=Path("device"), config=config(fake), heap_kb=96
+    ) as board:
+        board.wait(r"^heap low")
+        answers = fake.wait_for("answer", 4)
+        abouts = fake.wait_for("about", 2)
+    assert [(answer["id"], answer["ok"]) for answer in answers] == [
+        (1, True), (2, True), (3, False), (4, False)
+    ]  # fmt: skip
+    assert answers[0]["low_b"] > 0
+    assert abouts[0]["sensors"]["soil"]["period_s"] == 0.05
+    assert abouts[-1]["sensors"]["soil"]["period_s"] == 7
+
+
+def test_five_bad_boots_end_in_safe_mode_that_talks(fake: FakeBroker, image: Path) -> None:
+    from tools import firmware
+
+    files = dict(firmware.collect())
+    files["node/sensors/bad.py"] = (
+        b"import machine\nfrom node.sensor import Sensor\n"
+        b"class Bad(Sensor):\n    def start(self):\n        machine.reset()\nmake = Bad\n"
+    )
+    settings = config(fake, sensors=[{"kind": "bad", "name": "bad", "period_s": 1}])
+    with VirtualBoard(image=image, files=files, config=settings, heap_kb=96) as board:
+        board.wait(r"^safe mode after 5", timeout_s=20)
+        about = fake.wait_for("about")[0]
+    assert about["safe"] is True
+    assert about["sensors"] == {}
+
+
+def test_board_sleeps_when_all_is_acknowledged(fake: FakeBroker, image: Path) -> None:
+    settings = config(fake, sleep_s=1, sensors=[{"kind": "chip", "period_s": 60}])
+    with VirtualBoard(
+        image=image, files=Path("device"), config=settings, heap_kb=96
+    ) as board:
+        board.wait(r"^sleep 1000 ms")
+        assert fake.records == [(1, 1)]
+        board.wait(r"^rec \w+ 2 1$")  # it woke and counted a boot
