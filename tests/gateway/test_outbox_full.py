@@ -1,0 +1,203 @@
+"""The outbox at its cap: what each policy takes, drops and keeps, and that room is used again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tools.fake_broker import FakeBroker
+from tools.gateway_thread import Make
+from tools.judge import Subscriber
+from tools.mosquitto import Mosquitto
+from tools.ports import free_port
+from tools.raw_client import RawClient, packet, publish, text
+from tools.waiting import wait_until
+
+SMALL = 'max_size = "64 KiB"\ncommit_ms = 0'
+ROUTES = """
+[[route]]
+filter = "new/#"
+full = "latest-only"
+[[route]]
+filter = "old/#"
+full = "drop-oldest"
+[[route]]
+filter = "alarm/#"
+urgent = true
+[[route]]
+filter = "fresh/#"
+keep_s = 0.5
+[[route]]
+"""
+
+
+@pytest.fixture
+def late_upstream(tmp_path: Path) -> Iterator[Mosquitto]:
+    """Is not there before the test starts it."""
+    broker = Mosquitto(tmp_path / "late", port=free_port(), persistence=False)
+    yield broker
+    broker.stop()
+
+
+def acks(client: RawClient, count: int) -> list[int]:
+    found = [client.read() for _ in range(count)]
+    return [int.from_bytes(answer[1][:2], "big") for answer in found if answer]
+
+
+def fill(client: RawClient, topic: str, size: int = 900) -> int:
+    """Publish until no more is acknowledged; returns how many were."""
+    mid = 0
+    while True:
+        mid += 1
+        client.send(publish(topic, b"%05d" % mid + bytes(size), 1, mid))
+        try:
+            client.read(0.5)
+        except TimeoutError:
+            return mid - 1
+
+
+def test_reject_acknowledges_no_more_until_there_is_room(
+        make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL)
+    with RawClient(gateway.port) as client, RawClient(gateway.port) as other:
+        client.open("filler", keepalive_s=1)
+        count = fill(client, "a/b")
+        assert 30 < count < 70
+        other.open("other")
+        other.send(publish("c", bytes(900), 1, 1) + b"\xc0\x00")
+        assert other.read() == (0xD0, b"")  # it is alive, but not acknowledged
+        assert gateway.status()["bytes"] <= 65_536
+        late_upstream.start()
+        with Subscriber(late_upstream.port, client_id="full") as judge:
+            assert client.read() == (0x40, (count + 1).to_bytes(2, "big"))
+            assert other.read() == (0x40, b"\x00\x01")
+            wait_until(lambda: sum(a.topic == "c" for a in judge.arrivals) == 1)
+        gateway.wait_for("depth", 0)
+        gateway.wait_for("bytes", 0)
+
+
+def test_drop_oldest_keeps_the_newest_and_counts_the_rest(
+        make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL, routes=ROUTES)
+    with RawClient(gateway.port) as client:
+        client.open("flood")
+        for mid in range(1, 201):
+            client.send(publish("old/x", b"%05d" % mid + bytes(900), 1, mid))
+            assert client.read() == (0x40, mid.to_bytes(2, "big"))
+    kept = gateway.status()["depth"]
+    dropped = gateway.status()["dropped"]["drop-oldest"]
+    assert kept + dropped == 200
+    assert kept > 20
+    late_upstream.start()
+    with Subscriber(late_upstream.port, client_id="oldest") as judge:
+        wait_until(lambda: any(a.payload.startswith(b"00200") for a in judge.arrivals))
+        got = [int(a.payload[:5]) for a in judge.arrivals if a.topic == "old/x"]
+    assert got == list(range(got[0], 201))
+    assert len(got) <= kept
+    gateway.wait_for("bytes", 0)
+
+
+def test_latest_only_keeps_one_value_of_each_topic_at_the_cap(
+        make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL, routes=ROUTES)
+    with RawClient(gateway.port) as client, RawClient(gateway.port) as filler:
+        client.open("meter")
+        client.send(publish("new/a", b"0", 1, 1) + publish("new/b", b"0", 1, 2))
+        assert acks(client, 2) == [1, 2]
+        filler.open("filler")
+        fill(filler, "a/b", 100)
+        for mid in range(3, 60):
+            client.send(publish(f"new/{'ab'[mid % 2]}", b"%d" % mid, 1, mid))
+            assert client.read() == (0x40, mid.to_bytes(2, "big"))
+    assert gateway.status()["dropped"]["superseded"] == 57
+    late_upstream.start()
+    with Subscriber(late_upstream.port, client_id="latest") as judge:
+        judge.wait_for_message("new/b", b"59")
+        judge.wait_for_message("new/a", b"58")
+        gateway.wait_for("depth", 0)
+        assert sum(a.topic.startswith("new/") for a in judge.arrivals) == 2
+    gateway.wait_for("bytes", 0)
+
+
+def test_message_is_not_sent_after_its_time(make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox="commit_ms = 0", routes=ROUTES)
+    with RawClient(gateway.port) as client:
+        client.open("c")
+        client.send(publish("fresh/x", b"stale", 1, 1) + publish("kept", b"kept", 1, 2))
+        assert acks(client, 2) == [1, 2]
+        wait_until(lambda: gateway.status()["dropped"].get("expired") == 1)
+        late_upstream.start()
+        with Subscriber(late_upstream.port, client_id="fresh") as judge:
+            gateway.wait_connected()
+            client.send(publish("fresh/x", b"new", 1, 3))
+            judge.wait_for_message("fresh/x", b"new")
+            judge.wait_for_message("kept", b"kept")
+            assert not [a for a in judge.arrivals if a.payload == b"stale"]
+
+
+def test_urgent_message_passes_a_long_backlog(make: Make) -> None:
+    with FakeBroker(v5=False) as broker:
+        broker.behaviour.reads = False
+        gateway = make(broker.port, outbox="commit_ms = 0", routes=ROUTES,
+                       upstream="inflight = 10")
+        total = 9000  # more than the live lane holds
+        with RawClient(gateway.port) as client:
+            client.open("c")
+            client.send(b"".join(publish("t", b"%d" % n) for n in range(total)))
+            client.send(publish("alarm/fire", b"fire", 1, 1))
+            assert client.read() == (0x40, b"\x00\x01")
+        gateway.wait_for("depth", total + 1 + 1)  # and `online`
+        broker.behaviour.reads = True
+        broker.wait_for(b"fire")
+        assert len(broker.payloads()) < 100
+
+
+def test_long_backlog_drains_in_order_after_a_restart(make: Make, upstream: Mosquitto) -> None:
+    total = 10_000
+    first = make(free_port(), outbox="commit_ms = 0")
+    with RawClient(first.port) as client:
+        client.open("busy")
+        writer = threading.Thread(target=lambda: [
+            client.send(publish("backlog", b"%d" % n, 1, n % 60_000 + 1)) for n in range(total)])
+        writer.start()
+        assert acks(client, total) == [n % 60_000 + 1 for n in range(total)]
+        writer.join()
+    first.stop()
+    with Subscriber(upstream.port, ["backlog"], client_id="drain") as judge:
+        second = make(upstream.port)
+        second.wait_for("depth", 0, 20)
+        wait_until(lambda: len(judge.arrivals) == total)
+        assert [int(a.payload) for a in judge.arrivals] == list(range(total))
+    second.wait_for("bytes", 0)
+
+
+def test_device_gets_no_acknowledgement_for_a_batch_without_room(make: Make) -> None:
+    gateway = make(free_port(), outbox=SMALL)
+
+    def batch(seq: int) -> bytes:
+        return publish("tidegate/dev/up", json.dumps({
+            "v": 1, "life": "aa", "boot": 1, "seq": seq, "low": 1, "now": 9,
+            "recs": [[n, "s", {"text": "x" * 150}] for n in range(20)]}).encode())
+
+    with RawClient(gateway.port) as client:
+        client.open("dev")
+        client.send(packet(0x82, b"\x00\x01" + text("tidegate/dev/down/#") + b"\x00"))
+        assert client.read() == (0x90, b"\x00\x01\x00")
+        seq, last = 1, 0
+        for seq in islice(range(1, 10_000, 20), 100):
+            client.send(batch(seq))
+            try:
+                found = client.read(0.5)
+            except TimeoutError:
+                break
+            assert found is not None
+            last = json.loads(found[1][found[1].index(b"{"):])["seq"]
+            assert last == seq + 19
+        assert 0 < last < seq < 1000
+        assert gateway.status()["bytes"] < 65_536 + 10_000
+        assert gateway.status()["counts"]["records"] == last
