@@ -101,7 +101,7 @@ class Runner:
         def kill() -> None:
             if not killed.is_set():
                 killed.set()
-                site.kill_gateway()
+                site.kill_gateway(polite_s=life.polite_s)
 
         def on_kind(name: str) -> None:
             nonlocal left
@@ -115,7 +115,7 @@ class Runner:
         await killed.wait()
         timer.cancel()
         site.on_kind = lambda name: None
-        await site.reap()
+        await site.reap(life.polite_s)
         self.kills += 1
 
 

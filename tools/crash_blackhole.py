@@ -33,7 +33,8 @@ async def blackhole(side: Side, for_s: float, folder: Path) -> tuple[Tally, dict
     noticed_s: until the gateway gave the dead link up, where it did before the end.
     back_s: from the end until every device was acknowledged something and something of it arrived.
     """
-    plan = Round(1, "safe", 1, commit_ms=250, inflight=1000, rate=1.0, lives=())
+    plan = Round(1, "safe", 1, commit_ms=250, inflight=1000, protocol="3.1.1",
+                 rate=1.0, lives=())
     site = Site(plan, folder)
     told: dict[str, float] = {}
     try:

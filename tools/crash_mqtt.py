@@ -79,8 +79,8 @@ class Decoder:
         return packets
 
 
-def parse_publish(packet: Packet) -> Publish:
-    """Take a PUBLISH apart (section 3.3)."""
+def parse_publish(packet: Packet, *, v5: bool = False) -> Publish:
+    """Take a PUBLISH apart (section 3.3; with v5, over the properties of MQTT 5)."""
     qos, body = packet.flags >> 1 & 3, packet.body
     cut = 2 + (body[0] << 8 | body[1])
     topic = body[2:cut].decode()
@@ -88,6 +88,16 @@ def parse_publish(packet: Packet) -> Publish:
     if qos:
         mid = body[cut] << 8 | body[cut + 1]
         cut += 2
+    if v5:  # a length of at most four bytes, then so many bytes (MQTT 5.0 section 2.2.2)
+        size = shift = 0
+        while True:
+            byte = body[cut]
+            cut += 1
+            size |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        cut += size
     return Publish(topic, body[cut:], qos, bool(packet.flags & 1), bool(packet.flags & 8), mid)
 
 

@@ -33,6 +33,7 @@ class Life:
     bytes/s. disk: for TIDEGATE_DISK. live_most: for TIDEGATE_LIVE_MOST. The kill comes at
     `kill_s` [s] after the start or, where `kill_on` is set, right before (`kill_late` false) or
     after the `kill_count`-th packet of that kind between gateway and upstream.
+    polite_s: it gets SIGTERM so long [s] before, and dies while it ends; 0 for no SIGTERM.
     dead_s: how long it stays dead [s].
     """
 
@@ -46,6 +47,7 @@ class Life:
     kill_on: str
     kill_count: int
     kill_late: bool
+    polite_s: float
     dead_s: float
 
 
@@ -58,6 +60,7 @@ class Round:
     seed: int
     commit_ms: int
     inflight: int
+    protocol: Literal["3.1.1", "5"]
     rate: float
     lives: tuple[Life, ...]
 
@@ -76,6 +79,7 @@ def make_plan(kills: int, seed: int, *, round_kills: int = ROUND_KILLS) -> list[
             seed=rng.randrange(1 << 32),
             commit_ms=rng.choice((0, 20, 250)),
             inflight=rng.choice((10, 100, 1000)),
+            protocol=rng.choice(("3.1.1", "3.1.1", "5")),
             rate=rng.choice((0.5, 1.0, 2.0)),
             lives=lives,
         ))
@@ -107,5 +111,6 @@ def _life(rng: random.Random) -> Life:
         kill_on=rng.choice(WIRE_KINDS) if not early and rng.random() < 0.4 else "",
         kill_count=rng.randrange(1, 120),
         kill_late=rng.random() < 0.5,
+        polite_s=rng.uniform(0.001, 0.05) if rng.random() < 0.08 else 0.0,
         dead_s=rng.uniform(0.3, 0.8) if rng.random() < 0.05 else 0.0,
     )

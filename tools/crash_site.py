@@ -40,7 +40,7 @@ class Site:
             folder / "upstream", persistence=plan.upstream != "forgetful",
             # one that is never killed need not save before its end, which makes it much faster
             extra=["autosave_on_changes false"] if plan.upstream == "safe" else [])
-        self.wire = WireLog(self._on_kind)
+        self.wire = WireLog(self._on_kind, v5=plan.protocol == "5")
         self.on_kind: Callable[[str], None] = lambda name: None
         self._upstream_dies_on = ""
         self.boost = 1.0
@@ -90,7 +90,7 @@ class Site:
             f'[listener]\nlisten = "{HOST}:{self._gateway_port}"\nwill_grace_s = {WILL_GRACE_S}\n'
             f'[outbox]\npath = "outbox.db"\ncommit_ms = {self.plan.commit_ms}\n'
             f'[upstream]\nurl = "mqtt://{HOST}:{self.up.port}"\n'
-            f"inflight = {self.plan.inflight}\n"
+            f'inflight = {self.plan.inflight}\nprotocol = "{self.plan.protocol}"\n'
             '[[route]]\nfilter = "q1/#"\nupgrade = 1\n'
             '[[route]]\nfilter = "#"\nupgrade = 2\n'
         )
@@ -154,8 +154,8 @@ class Site:
                              env=env)
         await self.in_thread(self.gateway.start)
 
-    def kill_gateway(self) -> None:
-        """SIGKILL, at once; `reap` afterwards."""
+    def kill_gateway(self, *, polite_s: float = 0.0) -> None:
+        """SIGKILL, at once or polite_s [s] after a SIGTERM; `reap` afterwards."""
         gateway = self.gateway
         if gateway is None:
             return
@@ -163,11 +163,16 @@ class Site:
             self.complaints.append(f"the gateway ended by itself with {gateway.returncode}: "
                                    f"{gateway.tail(3)}")
             return
-        os.kill(gateway.pid, signal.SIGKILL)
+        if polite_s:
+            os.kill(gateway.pid, signal.SIGTERM)
+            asyncio.get_running_loop().call_later(polite_s, gateway.kill)
+        else:
+            os.kill(gateway.pid, signal.SIGKILL)
 
-    async def reap(self) -> None:
+    async def reap(self, polite_s: float = 0.0) -> None:
         """Wait for the end of a killed gateway."""
         if self.gateway is not None:
+            await asyncio.sleep(polite_s)
             await self.in_thread(self.gateway.kill)
 
     async def stop_gateway(self) -> None:

@@ -56,15 +56,16 @@ class WireLog:
     """A tap for tools.proxy: keeps every exchange of the judge's messages.
 
     on_kind: called with the name of each packet's type before the packet is passed on.
+    v5: the gateway speaks MQTT 5.
     """
 
-    def __init__(self, on_kind: Callable[[str], None]) -> None:
+    def __init__(self, on_kind: Callable[[str], None], *, v5: bool = False) -> None:
         self.exchanges: dict[Key, list[Exchange]] = defaultdict(list)
         self.order: dict[str, list[Key]] = defaultdict(list)  # first PUBLISHes by stream
         self.counts: Counter[str] = Counter()
         self.status: dict[str, bytes] = {}  # topic → last retained payload taken
         self.complaints: list[str] = []
-        self._on_kind = on_kind
+        self._on_kind, self._v5 = on_kind, v5
         self._open: dict[int, Exchange] = {}
         self._said: dict[int, Publish] = {}  # retained messages under way
         self._decoders: dict[tuple[Link, Direction], Decoder] = {}
@@ -85,7 +86,7 @@ class WireLog:
     def _from_gateway(self, packet: Packet) -> None:
         now_s = time.monotonic()
         if packet.kind == PUBLISH:
-            message = parse_publish(packet)
+            message = parse_publish(packet, v5=self._v5)
             if message.retain:
                 self._said[message.mid] = message
             key = key_of(message.topic, message.payload)
@@ -122,6 +123,9 @@ class WireLog:
                 self._said.clear()
             return
         if packet.kind not in (PUBACK, PUBREC, PUBCOMP):
+            return
+        if len(packet.body) > 2 and packet.body[2] >= 0x80:  # MQTT 5: refused
+            self._complain(f"the upstream refuses {packet.mid}: reason {packet.body[2]:#x}")
             return
         if packet.kind in (PUBACK, PUBREC):
             said = self._said.pop(packet.mid, None)
