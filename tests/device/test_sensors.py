@@ -318,6 +318,27 @@ def test_forgetting_the_wifi_leaves_the_rest(
     assert resets == [1]
 
 
+def test_new_sensor_of_the_docs_works_and_is_short() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "sensors.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) < 20
+    names: dict[str, Any] = {}
+    exec(code, names)
+    Bus.part = SimpleNamespace(address=0x23, answer=lambda got: b"\x04\xb0" if got else b"")
+    entry = {"kind": "bh1750", "name": "light", "period_s": 1, "scl": 22, "sda": 21}
+    sensor = names["make"](entry, SimpleNamespace(machine=machine))
+    sensor.start()
+    assert sensor.read() == (1000.0,)
+
+
+def test_every_kind_is_in_the_docs() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "sensors.md").read_text()
+    helpers = {"__init__", "i2c", "sensirion"}
+    kinds = {path.stem for path in (root / "device/node/sensors").glob("*.py")} - helpers
+    assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
+
+
 class Flaky(Sensor):
     UNITS = (("x", ""),)
     WARM_MS = 10
