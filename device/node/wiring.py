@@ -101,19 +101,19 @@ def _rand():
     return (data[0] << 16 | data[1] << 8 | data[2]) / 16777216
 
 
-def _tls(tls):
+def _tls(wanted):
     """Return an SSLContext for settings["gateway"]["tls"], or None."""
-    if not tls:
+    if not wanted:
         return None
-    import ssl
+    import tls  # built in from 1.23 on; the ssl module is a layer on it
 
     gc.collect()  # mbedTLS wants its memory in large pieces
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls is True:
-        context.verify_mode = ssl.CERT_NONE  # encrypted, not authenticated: docs/firmware.md
+    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    if wanted is True:
+        context.verify_mode = tls.CERT_NONE  # encrypted, not authenticated: docs/firmware.md
     else:
-        context.verify_mode = ssl.CERT_REQUIRED
-        with open(tls["ca"], "rb") as f:
+        context.verify_mode = tls.CERT_REQUIRED
+        with open(wanted["ca"], "rb") as f:
             context.load_verify_locations(f.read())
     return context
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -61,6 +62,7 @@ class FakeBroker:
     """Listens on a free port of 127.0.0.1 until close()."""
 
     manners: list[Manner]
+    tls: ssl.SSLContext | None = None
     connections: int = 0
     have: dict[tuple[str, int], int] = field(default_factory=dict)
     records: list[tuple[int, int]] = field(default_factory=list)  # (boot, seq), new ones only
@@ -123,6 +125,8 @@ class FakeBroker:
     def _serve(self, connection: socket.socket, manner: Manner) -> None:
         try:
             with connection:
+                if self.tls and not manner.silent:
+                    connection = self.tls.wrap_socket(connection, server_side=True)
                 self._talk(connection, manner)
         except (OSError, EOFError):
             pass

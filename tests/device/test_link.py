@@ -5,7 +5,9 @@ The firmware's clock runs 20 times faster than ours here; times below are the fi
 
 from __future__ import annotations
 
+import datetime
 import json
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,11 @@ from typing import Any
 
 import pytest
 from conftest import HERE, ROOT, MicroPython
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from fake_broker import FakeBroker, Manner, publish
 
 from tools import interpreter
@@ -225,3 +232,64 @@ def test_link_works_with_a_newer_umqtt(version: str, open_folder: Path) -> None:
         result = go(newer, fake, qos=1)
     all_arrived(fake, result)
     assert fake.connections == 2
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1; return its PEM with the key, and the DER alone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name)
+        .public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    both, der = folder / "server.pem", folder / "ca.der"
+    both.write_bytes(
+        made.public_bytes(Encoding.PEM)
+        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    der.write_bytes(made.public_bytes(Encoding.DER))
+    der.chmod(0o644)
+    return both, der
+
+
+@pytest.mark.parametrize("check", ["nothing", "right authority", "wrong authority"])
+def test_tls_connects_without_waiting(
+    micropython: MicroPython, open_folder: Path, tmp_path: Path, check: str
+) -> None:
+    both, der = certificate(open_folder)
+    if check == "wrong authority":
+        both, _ = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    fake = FakeBroker([WELL], tls=context)
+    wanted: Any = True if check == "nothing" else str(der)
+    try:
+        limit_ms = 8000 if check == "wrong authority" else 100000
+        result = go(micropython, fake, tls=wanted, fast=4, limit_ms=limit_ms)
+    finally:
+        fake.close()
+    if check == "wrong authority":
+        assert result["acked"] == 0
+        assert result["connects"] == 0
+    else:
+        all_arrived(fake, result)
+        assert fake.connections == 1, result["output"]
+    assert result["gap_ms"] < 100
+
+
+def test_tls_with_a_silent_server_gives_up(micropython: MicroPython, tmp_path: Path) -> None:
+    both, _ = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    fake = FakeBroker([Manner(silent=True), WELL], tls=context)
+    try:
+        result = go(micropython, fake, tls=True)
+    finally:
+        fake.close()
+    all_arrived(fake, result)
+    assert 15000 <= result["first_ack_ms"] < 15000 + BACKOFF_MS + 2 * SLACK_MS

@@ -16,7 +16,8 @@ from node.ring import Ring
 from node.uplink import Uplink
 
 options = {"records": 20, "every_ms": 5, "qos": 0, "to_broker": False, "fast": 20, "pid": 0,
-           "idle_ms": 0, "limit_ms": 100000, "keepalive_s": 30, "fill": 0}  # fmt: skip
+           "idle_ms": 0, "limit_ms": 100000, "keepalive_s": 30, "fill": 0,
+           "tls": False}  # fmt: skip
 options.update(json.loads(sys.argv[1]))
 FAST = options["fast"]
 start = time.ticks_ms()
@@ -53,6 +54,19 @@ class Store:
         self.files[new] = self.files.pop(old)
 
 
+def tls(kind):
+    if not kind:
+        return None
+    import tls as ssl  # built in from 1.23 on; `ssl` is a frozen layer on it
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_mode = ssl.CERT_NONE if kind is True else ssl.CERT_REQUIRED
+    if kind is not True:
+        with open(kind, "rb") as f:
+            context.load_verify_locations(f.read())
+    return context
+
+
 answered = []
 
 
@@ -63,7 +77,7 @@ def command(data):
 
 ring = Ring(Store(), b"\x01\x02\x03\x04", 3, 4096, 1 << 20)
 link = Link(now_ms, b"dev", "127.0.0.1", options["port"], b"tidegate/dev/", b"user", b"secret",
-            options["keepalive_s"])  # fmt: skip
+            options["keepalive_s"], tls(options["tls"]))  # fmt: skip
 link.client.pid = options["pid"]
 uplink = Uplink(link, ring, Backoff(), lambda: 0.99, now_ms, b"tidegate/dev/",
                 lambda: b'{"v":1}', command, options["qos"], options["to_broker"])  # fmt: skip
