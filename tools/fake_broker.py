@@ -65,6 +65,7 @@ class FakeBroker:
         self.v5 = v5
         self.received: list[Received] = []
         self.connects: list[bytes] = []  # CONNECT packets without their header
+        self.links = 0  # TCP connections
         self.most_in_flight = 0
         self.disconnects = 0
         self.changed = threading.Condition()
@@ -91,11 +92,11 @@ class FakeBroker:
                 raise TimeoutError(f"{payload!r} did not come {times} times")
         return found[times - 1]
 
-    def wait_for_connects(self, count: int, timeout_s: float = 10.0) -> None:
-        """Wait until the client has connected so often."""
+    def wait_for_links(self, count: int, timeout_s: float = 10.0) -> None:
+        """Wait until the client has opened so many TCP connections."""
         with self.changed:
-            if not self.changed.wait_for(lambda: len(self.connects) >= count, timeout_s):
-                raise TimeoutError(f"{len(self.connects)} connections, not {count}")
+            if not self.changed.wait_for(lambda: self.links >= count, timeout_s):
+                raise TimeoutError(f"{self.links} connections, not {count}")
 
     def close(self) -> None:
         """Stop listening and cut all connections."""
@@ -110,6 +111,9 @@ class FakeBroker:
             except OSError:
                 return
             self._sockets.add(sock)
+            with self.changed:
+                self.links += 1
+                self.changed.notify_all()
             threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock: socket.socket) -> None:

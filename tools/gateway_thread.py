@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import uvloop
 
@@ -15,6 +15,8 @@ from gateway import config
 from gateway.bridge import Bridge
 from tools.ports import HOST
 from tools.waiting import wait_until
+
+T = TypeVar("T")
 
 
 class GatewayThread:
@@ -65,13 +67,17 @@ class GatewayThread:
         running.cancel()
         stopping.cancel()
 
+    def call(self, what: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine in the gateway's thread; return what it returns."""
+        return asyncio.run_coroutine_threadsafe(what(), self._loop).result(5.0)
+
     def status(self) -> dict[str, Any]:
         """Return the gateway's own account of itself, from its own thread."""
         async def ask() -> dict[str, Any]:
             assert self.bridge is not None
             return self.bridge.status()
 
-        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(5.0)
+        return self.call(ask)
 
     def wait_for(self, key: str, value: object, timeout_s: float = 10.0) -> None:
         """Wait until the status has a value."""
