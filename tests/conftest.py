@@ -13,7 +13,7 @@ settings.register_profile(
 )
 settings.load_profile("tidegate")
 
-ORDER = ("unit", "device", "gateway", "board", "hil", "chain")
+ORDER = ("unit", "device", "gateway", "board", "hil", "chain", "crash")
 HERE = Path(__file__).parent
 
 
