@@ -10,7 +10,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo bench crash cleanroom clean
+.PHONY: help setup check test demo flash deploy bench crash cleanroom clean
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -51,6 +51,12 @@ crash: setup ## kill -9 the gateway N times under load and judge what was lost (
 
 bench: setup ## the gateway against Mosquitto's bridge under the same load (ARGS=--help)
 	$(VENV)/python -m tools.bench $(ARGS)
+
+flash: setup ## write the MicroPython image onto a board (PORT=/dev/ttyUSB0 BOARD=esp32-devkitc IMAGE=file.bin)
+	@$(VENV)/tidegate board image $(if $(PORT),--port $(PORT)) $(if $(BOARD),--board $(BOARD)) $(if $(IMAGE),--file $(IMAGE))
+
+deploy: setup ## put the firmware onto a board (PORT=/dev/ttyUSB0 BOARD=esp32-devkitc)
+	@$(VENV)/tidegate board deploy $(if $(PORT),--port $(PORT)) $(if $(BOARD),--board $(BOARD))
 
 cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
 	$(PYTHON) -m tools.cleanroom

@@ -349,6 +349,23 @@ def virtual(
 
 
 @board.command()
+@click.option("--sensors", type=click.IntRange(1, 4), default=4, show_default=True)
+@click.option("--budget", "budget_kb", type=int, help="Also show whether it runs in this [KiB].")
+def heap(sensors: int, budget_kb: int | None) -> None:
+    """Measure the heap that the firmware needs, on a virtual board with a filling ring."""
+    from tools import heap as measuring
+
+    with told():
+        need = measuring.measure(sensors)
+        click.echo(f"stand-ins   {need.stand_ins / 1024:.1f} KB, which a real image has built in")
+        click.echo(f"firmware    {need.firmware / 1024:.1f} KB with {sensors} sensors")
+        if budget_kb is not None:
+            runs = measuring.runs_in(sensors, budget_kb)
+            click.echo(f"budget      {budget_kb} KB: {'runs' if runs else 'does not run'}")
+            sys.exit(0 if runs else 1)
+
+
+@board.command()
 @PORT
 @click.argument("what", type=click.Choice(["power-cut", "power-on", "reset", "wifi", "set"]))
 @click.argument("words", nargs=-1)

@@ -308,3 +308,14 @@ def test_failure_of_the_tools_is_an_error_of_the_command(
 
     monkeypatch.setattr(deploy, "put", fail)
     assert failed("deploy") == "tidegate: the flash may be worn out"
+
+
+def test_heap_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tools import heap
+
+    monkeypatch.setattr(heap, "LOOKS", 1)
+    need = heap.measure(1)
+    assert 5_000 < need.stand_ins < 20_000
+    assert 20_000 < need.firmware < 80_000
+    monkeypatch.setattr(heap, "LOOK_S", 1.0)
+    assert not heap.runs_in(1, 20)

@@ -193,6 +193,11 @@ class VirtualBoard:
         """Give what the stand-ins took of the heap before boot.py [bytes]."""
         return self.core.heap_base
 
+    @property
+    def heap_total(self) -> int:
+        """Give the size of the Python heap, used and free [bytes]."""
+        return self.core.heap_total
+
     def erases(self) -> list[int]:
         """Give each flash block's erases so far."""
         return self.flash.erases()

@@ -111,6 +111,8 @@ def lock_in(root: str) -> str:
             return way(root)
         except RefusedError as reason:
             reasons.append(str(reason))
+        except OSError as error:
+            reasons.append(f"{way.__name__}: {error.strerror}")
     raise RefusedError("; ".join(reasons))
 
 

@@ -50,7 +50,7 @@ class Supervisor:
     ) -> None:
         self.rootfs, self.flash, self.hardware = rootfs, flash, hardware
         self.console, self.heap_kb = console, heap_kb
-        self.heap_base = self.boots = 0
+        self.heap_base = self.heap_total = self.boots = 0
         self.off = threading.Event()
         self.off.set()
         self.process: Process | None = None
@@ -226,7 +226,7 @@ class Supervisor:
         if what == "wake":
             return 4 if self._cause == DEEP_SLEEP else 0
         if what == "base":
-            self.heap_base = int(words[0])
+            self.heap_base, self.heap_total = int(words[0]), int(words[1])
             return None
         if what == "wifi":
             return self.air.request(words[0], words[1])
