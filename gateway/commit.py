@@ -197,6 +197,7 @@ class Committer:
                 batch.done += self.done
                 self._after += self._after_done
                 self.done, self._after_done = [], []
+                self._wake.set()
                 await self._make_room(batch)
                 await asyncio.sleep(RETRY_S)
                 continue
