@@ -183,8 +183,11 @@ class Outbox:
     def start(self) -> Start:
         """Read what a restart needs; the backlog itself stays on disk."""
         db, first = self._db, BACKLOG << LANE_SHIFT
-        # Before any key is used again: a run that outlived its rows would speak of new ones.
-        self._prune()
+        # A run that outlived its rows must never speak of new ones: see `newest` below.
+        try:
+            self._prune()
+        except sqlite3.OperationalError as error:  # a full disk; what is there can be delivered
+            log.warning("cannot tidy the outbox reason=%r", str(error))
         runs = dict(db.execute("SELECT first, last FROM released"))
         rows = db.execute(f"SELECT {_COLUMNS} FROM msg WHERE key < ? "
                           f"UNION ALL SELECT {_COLUMNS} FROM msg WHERE key >= ? AND mid > 0 "
