@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import wire
 from tools.fake_broker import FakeBroker
 from tools.gateway_thread import Make
 from tools.judge import Subscriber
@@ -92,7 +93,7 @@ def test_drop_oldest_keeps_the_newest_and_counts_the_rest(
 
     def accounted() -> bool:
         status = gateway.status()
-        return status["depth"] + status["dropped"]["drop-oldest"] == 200
+        return bool(status["depth"] + status["dropped"]["drop-oldest"] == 200)
 
     wait_until(accounted)  # dropped ones leave with the next commit
     kept = gateway.status()["depth"]
@@ -232,3 +233,23 @@ def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Mak
         assert acks(client, 2) == [2, 3]
     gateway.wait_for("disk", "ok")
     assert gateway.status()["depth"] == 3
+
+
+def test_what_was_taken_is_acknowledged_though_an_equal_message_was_not(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway = make(free_port(), outbox="commit_ms = 0")
+    assert gateway.bridge is not None
+    clients, real = gateway.bridge.clients, gateway.bridge.clients.intake
+    taken: list[int] = []
+
+    def room_for_two(client_id: str, publishes: list[wire.Publish]) -> int:
+        taken.append(real(client_id, publishes if taken else publishes[:2]))
+        return taken[-1]
+
+    monkeypatch.setattr(clients, "intake", room_for_two)
+    with RawClient(gateway.port) as client:
+        client.open("c")
+        client.send(publish("t", b"x") + publish("t", b"1", 1, 1) + publish("t", b"x")
+                    + publish("t", b"2", 1, 2))
+        assert acks(client, 2) == [1, 2]
+    assert taken == [2, 2]
