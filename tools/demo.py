@@ -6,8 +6,9 @@ Rules:
 - The count ends at `length_s`: what was told until then has to arrive within `drain_s`. The
   boards read on meanwhile; a later reading may arrive or not, but not twice and not out of order.
 - The broker is killed by SIGTERM, which lets it save what it took. After SIGKILL Mosquitto may
-  itself have forgotten messages that it had acknowledged, and this count would blame the chain.
-  The gateway gets SIGKILL: it has to bear that.
+  itself have forgotten messages that it had acknowledged, and this count would blame the chain
+  (30 kills of each: nothing lost by SIGTERM, 21 of 383 by SIGKILL). The crash tests tell such
+  loss apart by the packets on the wire. The gateway gets SIGKILL: it has to bear that.
 """
 
 from __future__ import annotations
