@@ -17,7 +17,6 @@ KEYS = (
     "sensor_errors",
     "flash_errors",
 )
-_MOST = 900  # bytes, so that it fits the link's buffer with its topic
 
 
 def health(app, now):
@@ -35,38 +34,50 @@ def health(app, now):
     print("heap low", app.low)
 
 
-def text(app):
-    """Return the about payload of the device contract (bytes)."""
-    sensors = {}
-    for sensor in app.sampler.sensors:
-        sensors[sensor.name] = {
-            "kind": sensor.kind,
-            "period_s": sensor.period_ms / 1000,
-            "units": dict(sensor.UNITS),
-        }
-    about = {
-        "v": 1,
-        "board": app.board_name,
-        "firmware": VERSION,
-        "micropython": ".".join([str(part) for part in sys.implementation[1][:3]]),
-        "life": app.identity.life,
-        "boot": app.identity.boot,
-        "reset": board.reset_reason(),
-        "heap_free_b": app.free,
-        "rssi_dbm": app.wifi.rssi(),
-        "unhealthy_boots": app.identity.unhealthy,
-        "sensors": sensors,
-    }
+def write(app, out):
+    """Write the about payload of the device contract into out; return its length.
+
+    Piece by piece: the whole of it as objects and then as text is the heap's worst moment.
+    """
+    at = _member(out, 0, b"{", "v", 1)
+    for key, value in (
+        ("board", app.board_name),
+        ("firmware", VERSION),
+        ("micropython", ".".join([str(part) for part in sys.implementation[1][:3]])),
+        ("life", app.identity.life),
+        ("boot", app.identity.boot),
+        ("reset", board.reset_reason()),
+        ("heap_free_b", app.free),
+        ("rssi_dbm", app.wifi.rssi()),
+        ("unhealthy_boots", app.identity.unhealthy),
+    ):
+        at = _member(out, at, b",", key, value)
     if app.safe:
-        about["safe"] = True
+        at = _member(out, at, b",", "safe", True)
     if app.failed:
-        about["failed_sensors"] = app.failed
-    data = json.dumps(about).encode()
-    if len(data) > _MOST:  # many sensors: the units are what can be looked up
-        for entry in sensors.values():
-            del entry["units"]
-        data = json.dumps(about).encode()
-    if len(data) > _MOST:
-        about["sensors"] = len(sensors)
-        data = json.dumps(about).encode()
-    return data
+        at = _member(out, at, b",", "failed_sensors", app.failed)
+    end = at
+    try:
+        at = _put(out, at, b',"sensors":')
+        before = b"{"
+        for sensor in app.sampler.sensors:
+            at = _member(out, at, before, sensor.name, {
+                "kind": sensor.kind, "period_s": sensor.period_ms / 1000,
+                "units": dict(sensor.UNITS),
+            })  # fmt: skip
+            before = b","
+        return _put(out, at, b"}}" if before == b"," else b"{}}")
+    except ValueError:  # more sensors than there is room for: they can be looked up
+        return _put(out, end, b"}")
+
+
+def _member(out, at, before, key, value):
+    return _put(out, at, before + json.dumps(key).encode() + b":" + json.dumps(value).encode())
+
+
+def _put(out, at, data):
+    end = at + len(data)
+    if end > len(out):
+        raise ValueError("full")
+    out[at:end] = data
+    return end

@@ -40,8 +40,8 @@ class App:
     def command(self, data):
         return once("commands").run(self, data)
 
-    def about(self):
-        return once("about").text(self)
+    def about(self, out):
+        return once("about").write(self, out)
 
     def look(self):
         """Measure the heap: what is free after a collection, and the least of that so far."""
@@ -58,7 +58,10 @@ class App:
             self.look()
         if self.health_ms and now >= self._health_due:
             if self._health_due:
-                once("about").health(self, now)
+                try:
+                    once("about").health(self, now)
+                except MemoryError:  # it is only a report
+                    print("heap too low for a health record")
             self._health_due = now + self.health_ms
         if self._hold_since >= 0 and now - self._hold_since >= self.hold_ms:
             self.ring.commit()

@@ -67,7 +67,7 @@ def check(data):
     _number(gateway, "keepalive_s", "gateway.", 2, 600)
     _number(gateway, "retry_max_s", "gateway.", 1, 3600)
     ring = _sub(settings, "ring", {})
-    ring.setdefault("ram_bytes", 3072)
+    ring.setdefault("ram_bytes", 2048)
     ring.setdefault("flash_bytes", 262144)
     _number(ring, "ram_bytes", "ring.", 1024, 4194304)
     _number(ring, "flash_bytes", "ring.", 8192, 1 << 30)

@@ -25,7 +25,8 @@ class Uplink:
     """Keeps a link open and empties a ring through it.
 
     link, ring, backoff: see their classes. rand: returns 0 up to 1. now_ms: the uptime [ms].
-    about: returns the about payload. command: called with a command (dict), returns its answer.
+    about: writes its payload into a buffer, returns the length. command: called with a command
+    (dict), returns its answer.
     qos: of batches, 0 or 1. to_broker: delivery "broker".
     """
 
@@ -41,7 +42,7 @@ class Uplink:
         self.qos = 1 if to_broker else qos
         self.to_broker = to_broker
         self.prefix = prefix
-        self.room = len(prefix) + 12  # fixed header, topic and packet identifier of a batch
+        self.room = len(prefix) + 15  # fixed header, topic and packet identifier of what goes out
         self._flight = None  # (life, boot, last seq) of the batch that is out
         self._flight_by = 0
         self._todo = []  # (last part of the topic, payload, retain, qos) to send before a batch
@@ -78,7 +79,7 @@ class Uplink:
     def again(self):
         """Publish about once more."""
         if self.link.state == UP:
-            self._todo.append((b"about", self.about(), True, 0))
+            self._todo.append((b"about", None, True, 0))  # written when it goes out
 
     def _note_state(self, now):
         state = self.link.state
@@ -137,16 +138,23 @@ class Uplink:
                 link.close("no acknowledgement")
                 self._note_state(now)
                 return
+        if not link.wire.idle():
+            return
+        out = link.wire.room(self.room)
         if self._todo:
             last, payload, retain, qos = self._todo[0]
+            if payload is None:
+                try:
+                    payload = out[: self.about(out)]
+                except MemoryError:  # it is only a report
+                    print("heap too low for about")
+                    self._todo.pop(0)
+                    return
             if link.send(self.prefix + last, payload, retain, qos):
                 self._todo.pop(0)
             return
         if self._flight or now < self._stall_until or (self.qos and link.waiting()):
             return
-        if not link.wire.idle():
-            return
-        out = link.wire.room(self.room)
         built = build(self.ring, out, now)
         if built is None:
             return

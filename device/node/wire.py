@@ -17,7 +17,7 @@ import socket
 
 from micropython import const
 
-_OUT_BYTES = const(1024)  # the longest packet that goes out
+_OUT_BYTES = const(896)  # the longest packet that goes out
 _IN_BYTES = const(320)  # the longest that comes in; one that is longer is skipped
 
 _INPROGRESS = (11, 36, 115, 118, 119)  # EAGAIN, EINPROGRESS and EALREADY on lwip, Linux and others
