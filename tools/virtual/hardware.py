@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tools.virtual import parts
+from tools.virtual import fitting, parts
 from tools.virtual.world import World
 
 NVS_NOT_FOUND = -4354
@@ -79,24 +79,19 @@ class Hardware:
         self._pending: list[int] = []
         self._parts: dict[int, parts.Part] = {}
         self._wires: dict[int, parts.OneWireBus] = {}
-        self._i2c: dict[int, parts.I2cPart] = {}
+        self._i2c: list[parts.I2cPart] = []
         self.fitted = False  # whether somebody said what is wired to it
         self._rtc_memory = ""
         self._rtc_set: tuple[float, float] | None = None
 
     def fit(self, sensors: Iterable[Mapping[str, Any]]) -> None:
         """Wire up a part for each sensor of the board's settings that has one."""
-        self._parts, self._wires, self._i2c = {}, {}, {}
-        self.fitted = True
+        self._parts, self._wires, self._i2c = {}, {}, []
         for settings in sensors:
-            part = parts.fit(self.world, settings)
-            pin = settings.get("pin")
-            if isinstance(part, parts.I2cPart):
-                self._i2c[part.address] = part
-            elif isinstance(part, parts.Ds18b20) and isinstance(pin, int):
-                self._wires.setdefault(pin, parts.OneWireBus()).devices.append(part)
-            elif part is not None and isinstance(pin, int):
-                self._parts[pin] = part
+            part = fitting.fit(self.world, settings)
+            if part is not None:
+                self.attach(part, settings.get("pin"))
+        self.fitted = True
 
     def fit_as_told(self, settings: str) -> None:
         """Wire up what the settings on the board's flash name: someone provisioned it."""
@@ -108,14 +103,16 @@ class Hardware:
         self.fitted = False
 
     def attach(self, part: parts.Part, pin: int | None = None) -> None:
-        """Wire up a part that the settings do not name."""
+        """Wire up a part; `pin` is for those that have one."""
         self.fitted = True
         if isinstance(part, parts.I2cPart):
-            self._i2c[part.address] = part
-        elif isinstance(part, parts.Ds18b20):
-            self._wires.setdefault(pin or 0, parts.OneWireBus()).devices.append(part)
-        else:
-            self._parts[pin or 0] = part
+            self._i2c.append(part)
+        elif isinstance(part, parts.PinPart):
+            self._parts.update(dict.fromkeys(part.pins, part))
+        elif isinstance(pin, int) and isinstance(part, parts.Ds18b20):
+            self._wires.setdefault(pin, parts.OneWireBus()).devices.append(part)
+        elif isinstance(pin, int):
+            self._parts[pin] = part
 
     def power(self, on: bool) -> None:
         """Lose what power holds: outputs, the clock and its memory."""
@@ -149,6 +146,8 @@ class Hardware:
         if pin in self._inputs:
             return self._inputs[pin]
         part = self._parts.get(pin)
+        if isinstance(part, parts.PinPart):
+            return part.level(pin)
         if isinstance(part, parts.Digital):
             return part.level()
         return int(self._pulls.get(pin, -1) == 2)
@@ -160,6 +159,9 @@ class Hardware:
 
     def _set(self, pin: int, level: int) -> None:
         self.outputs[pin] = level
+        part = self._parts.get(pin)
+        if isinstance(part, parts.PinPart):
+            part.drive(pin, level)
 
     def _irq(self, pin: int, edges: int) -> None:
         self._edges[pin] = edges
@@ -177,16 +179,20 @@ class Hardware:
     def _ow(self, pin: int, what: str, value: int) -> int:
         return self._wires.setdefault(pin, parts.OneWireBus()).request(what, value)
 
-    def _do_i2c(self, _bus: list[int], what: str, address: int, data: str, count: int) -> Any:
+    def _do_i2c(self, bus: list[int], what: str, address: int, data: str, count: int) -> Any:
+        there = {
+            part.address: part
+            for part in self._i2c
+            if part.bus in ((None, None), tuple(bus)) and not self.world.is_broken(part.place)
+        }
         if what == "scan":
-            return sorted(a for a, p in self._i2c.items() if not self.world.is_broken(p.place))
-        part = self._i2c.get(address)
-        if part is None or self.world.is_broken(part.place):
+            return sorted(there)
+        if address not in there:
             raise OSError(ENODEV)
         if what == "write":
-            part.write(bytes.fromhex(data))
+            there[address].write(bytes.fromhex(data))
             return len(data) // 2
-        return part.read(count).hex()
+        return there[address].read(count).hex()
 
     def _pwm(self, pin: int, freq: int, duty: int) -> None:
         self.pwm[pin] = (freq, duty)

@@ -1,8 +1,7 @@
 """The parts wired to a virtual board, played at the level of their bus.
 
 A part answers what the real one would put on the wire, so the drivers that run on the board are
-those that run on a real one. `fit` gives the part for one entry of the settings' `sensors`;
-adding a kind is one class and one row of PARTS.
+those that run on a real one.
 """
 
 from __future__ import annotations
@@ -164,35 +163,32 @@ class OneWireBus:
 
 
 class I2cPart(Part):
-    """A part on an I²C bus, at `address`."""
+    """A part on an I²C bus. `address`: the settings', or what it answers at from the factory."""
 
-    address = 0
+    default_address = 0
+
+    def __init__(self, world: World, place: str, settings: Mapping[str, Any]) -> None:
+        super().__init__(world, place, settings)
+        self.address = int(settings.get("address", self.default_address))
+        self.bus = (settings.get("scl"), settings.get("sda"))
 
     def write(self, data: bytes) -> None:
-        """Take what the board writes to it."""
+        """Take what the board writes to it; OSError where it does not acknowledge."""
+        raise NotImplementedError
 
     def read(self, count: int) -> bytes:
         """Give what the board reads from it."""
-        return bytes(count)
+        raise NotImplementedError
 
 
-PARTS: dict[str, type[Part]] = {
-    "dht11": Dht,
-    "dht22": Dht,
-    "ds18b20": Ds18b20,
-    "adc": Analog,
-    "soil": Analog,
-    "battery": Analog,
-    "contact": Digital,
-    "door": Digital,
-    "motion": Digital,
-    "pir": Digital,
-    "pulses": Digital,
-}
+class PinPart(Part):
+    """A part on several plain pins, `pins`."""
 
+    pins: tuple[int, ...] = ()
 
-def fit(world: World, settings: Mapping[str, Any]) -> Part | None:
-    """Give the part for one sensor of the board's settings, or None for a kind without one."""
-    kind = PARTS.get(str(settings.get("kind", "")))
-    place = str(settings.get("name", settings.get("kind", "")))
-    return kind(world, place, settings) if kind else None
+    def drive(self, pin: int, level: int) -> None:
+        """Take a level that the board puts on a pin."""
+
+    def level(self, pin: int) -> int:
+        """Give the level that this part puts on a pin."""
+        raise NotImplementedError

@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, float] = {
     "voltage_v": 1.0,
     "chip_c": 40.0,
     "level": 0.0,
+    "raw": 0.0,
 }
 
 
