@@ -16,12 +16,15 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
 
 from tools.crash_blackhole import SIDES
 from tools.crash_blackhole import run as blackhole
+from tools.crash_full import FullError
+from tools.crash_full import run as full_disk
 from tools.crash_judge import IDLE_S, judge_site
 from tools.crash_plan import ROUND_KILLS, Life, Round, make_plan
 from tools.crash_power import PowerError, power_cuts
@@ -142,7 +145,7 @@ def crash(kills: int, seed: int, *, fault: str = "", round_kills: int = ROUND_KI
 
 
 def everything(kills: int, seed: int, fault: str) -> dict[str, object]:
-    """The kills, then a blackhole on either side, then power cuts."""
+    """The kills, then blackholes on either side, full disks and power cuts."""
     report = crash(kills, seed, fault=fault, quiet=False)
     if fault:
         return report
@@ -153,14 +156,22 @@ def everything(kills: int, seed: int, fault: str) -> dict[str, object]:
             holes.append(hole)
             told = {name: hole.get(name) for name in ("passed", "lost", "back_s", "noticed_s")}
             print(f"blackhole {side:4} {seconds:.0f} s: {json.dumps(told)}", flush=True)
+    full = _where_possible("full disk", full_disk)
+    cuts = _where_possible("power cuts", lambda: power_cuts(POWER_POINTS, seed).as_dict())
+    parts = [report, *holes, full, cuts]
+    return {**report, "blackholes": holes, "full_disk": full, "power_cuts": cuts,
+            "passed": all(part["passed"] is not False for part in parts)}
+
+
+def _where_possible(name: str, job: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """Run what needs ptrace or a mount; where the machine forbids that, say so: it is neither
+    passed nor failed."""
     try:
-        cuts = power_cuts(POWER_POINTS, seed).as_dict()
-    except PowerError as error:  # a machine that forbids ptrace: said, not counted as passed
-        cuts = {"passed": None, "why": str(error)}
-    print(f"power cuts: {json.dumps(cuts)}", flush=True)
-    passed = report["passed"] and all(hole["passed"] for hole in holes)
-    return {**report, "blackholes": holes, "power_cuts": cuts,
-            "passed": bool(passed and cuts["passed"] is not False)}
+        result = job()
+    except (PowerError, FullError) as error:
+        result = {"passed": None, "why": str(error)}
+    print(f"{name}: {json.dumps(result)}", flush=True)
+    return result
 
 
 def main() -> int:

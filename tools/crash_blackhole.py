@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from tools.crash_judge import judge_site
-from tools.crash_plan import Round
+from tools.crash_plan import quiet_round
 from tools.crash_site import Site
 from tools.crash_verdict import Tally
 from tools.proxy import Fault
@@ -33,9 +33,7 @@ async def blackhole(side: Side, for_s: float, folder: Path) -> tuple[Tally, dict
     noticed_s: until the gateway gave the dead link up, where it did before the end.
     back_s: from the end until every device was acknowledged something and something of it arrived.
     """
-    plan = Round(1, "safe", 1, commit_ms=250, inflight=1000, protocol="3.1.1",
-                 rate=1.0, lives=())
-    site = Site(plan, folder)
+    site = Site(quiet_round(), folder)
     told: dict[str, float] = {}
     try:
         await site.open()

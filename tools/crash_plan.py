@@ -65,6 +65,11 @@ class Round:
     lives: tuple[Life, ...]
 
 
+def quiet_round() -> Round:
+    """A round in which nothing happens by itself, for those who break things by hand."""
+    return Round(1, "safe", 1, commit_ms=250, inflight=1000, protocol="3.1.1", rate=1.0, lives=())
+
+
 def make_plan(kills: int, seed: int, *, round_kills: int = ROUND_KILLS) -> list[Round]:
     """Draw the plan of so many kills."""
     rng = random.Random(seed)

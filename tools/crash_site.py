@@ -33,8 +33,10 @@ MAYFLIES = 4
 class Site:
     """The parts of one round. `open`, break what you like, `heal`, `close`."""
 
-    def __init__(self, plan: Round, folder: Path, *, fault: str = "") -> None:
+    def __init__(self, plan: Round, folder: Path, *, fault: str = "",
+                 outbox: Path = Path("outbox.db")) -> None:
         self.plan, self.folder = plan, folder
+        self._outbox = outbox  # from folder
         self.rng = random.Random(plan.seed)
         self.mosquitto = Mosquitto(
             folder / "upstream", persistence=plan.upstream != "forgetful",
@@ -88,7 +90,7 @@ class Site:
         return (
             'id = "crash"\n'
             f'[listener]\nlisten = "{HOST}:{self._gateway_port}"\nwill_grace_s = {WILL_GRACE_S}\n'
-            f'[outbox]\npath = "outbox.db"\ncommit_ms = {self.plan.commit_ms}\n'
+            f'[outbox]\npath = "{self._outbox}"\ncommit_ms = {self.plan.commit_ms}\n'
             f'[upstream]\nurl = "mqtt://{HOST}:{self.up.port}"\n'
             f'inflight = {self.plan.inflight}\nprotocol = "{self.plan.protocol}"\n'
             '[[route]]\nfilter = "q1/#"\nupgrade = 1\n'

@@ -37,26 +37,23 @@ AFTER_MESSAGES = 10
 
 
 def _drop_one() -> None:
-    """Forget one message that was acknowledged."""
+    """Acknowledge one message without writing it to the disk or sending it."""
     count = 0
-    inner = Drain.committed
+    inner = Outbox.apply
 
-    def committed(self: Drain, entries: list[Entry]) -> None:
+    def apply(self: Outbox, batch: Batch) -> None:
         nonlocal count
-        kept = []
-        for entry in entries:
+        for entry in list(batch.insert):
             count += not entry.retain
             if count == AFTER_MESSAGES and not entry.retain:
-                self.remove([entry])
-            else:
-                kept.append(entry)
-        inner(self, kept)
+                batch.insert.remove(entry)
+        inner(self, batch)
 
-    _patch(Drain, "committed", committed)
+    _patch(Outbox, "apply", apply)
 
 
 def _double_one() -> None:
-    """Send one message of QoS 2 twice."""
+    """Send every tenth message of QoS 2 twice."""
     count = 0
     inner = Drain.committed
 
@@ -65,10 +62,10 @@ def _double_one() -> None:
         sent = []
         for entry in entries:
             sent.append(entry)
-            plain = entry.qos == 2 and not entry.retain  # at QoS 1 a double is allowed
+            # at QoS 1 a double is allowed; without a packet identifier it is not sent from here
+            plain = entry.qos == 2 and not entry.retain and entry.mid > 0
             count += plain
-            if plain and count == AFTER_MESSAGES:
-                count += 1
+            if plain and count % AFTER_MESSAGES == 0:
                 mids = self.flight.take_mids(1)
                 sent.append(Entry(entry.key, mids[0], entry.qos, False, False, entry.age_s,
                                   entry.route, entry.source, entry.topic, entry.payload))
@@ -87,12 +84,13 @@ def _reorder() -> None:
         nonlocal count
         sent = []
         for entry in entries:
-            count += not entry.retain
-            if count >= AFTER_MESSAGES and not entry.retain and not late:
+            plain = not entry.retain and entry.mid > 0  # sent from here, not from the backlog
+            count += plain
+            if plain and count >= AFTER_MESSAGES and not late:
                 late.append(entry)
                 continue
             sent.append(entry)
-            if late and entry.source == late[0].source and not entry.retain:
+            if plain and late and entry.source == late[0].source:
                 sent.append(late.pop())
                 count = 0
         inner(self, sent)

@@ -6,6 +6,8 @@ import pytest
 
 from tools.crash import crash
 from tools.crash_blackhole import BACK_S, run
+from tools.crash_full import FullError
+from tools.crash_full import run as full_disk
 from tools.faulty_gateway import FAULTS
 
 
@@ -39,6 +41,16 @@ def test_planted_fault_is_seen(fault: str, count: str) -> None:
     assert isinstance(found, int)
     assert found > 0, report
     assert not report["passed"]
+
+
+@pytest.mark.timeout(120)
+def test_full_disk_loses_nothing_and_says_so() -> None:
+    try:
+        report = full_disk(2)
+    except FullError as error:
+        pytest.skip(str(error))
+    assert report["passed"], report
+    assert report["times_silent"] == 2
 
 
 @pytest.mark.slow
