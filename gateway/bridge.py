@@ -19,6 +19,7 @@ from gateway.commit import Committer, Pacer
 from gateway.config import Config
 from gateway.control import Control, path_for
 from gateway.devices import PREFIX, Devices, Key, ack_payload, device_of
+from gateway.door import Door
 from gateway.drain import Drain
 from gateway.errors import ProtocolError
 from gateway.flight import Flight
@@ -60,7 +61,10 @@ class Bridge:
         self.clients.intake = self._take
         self.drain.on_connected = self._say_online
         self.drain.on_room = self.clients.room
-        self.listener = Listener(config.listener, self.clients)
+        self.door = None if config.listener.credentials is None else Door(
+            self.clients, Path(config.listener.credentials), config.allow,
+            allow_anonymous=config.listener.allow_anonymous)
+        self.listener = Listener(config.listener, self.door or self.clients)
         self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
         self.upstream = Upstream(config.upstream, self.drain, self.status_topic)
         self.drain.upstream = self.upstream
@@ -76,13 +80,14 @@ class Bridge:
     async def open(self) -> None:
         """Listen and begin to work; `port` is then known."""
         loop = asyncio.get_running_loop()
-        if self.config.listener.listen != "off":
-            self.port = await self.listener.open()
+        self.port = await self.listener.open()
         await self.control.open()
         loop.call_later(self.config.listener.will_grace_s, self.clients.old_wills)
         jobs = [self.committer.run(), self.listener.run(), self.drain.watch(), self.upstream.run()]
         if self.local_broker is not None:
             jobs.append(self.local_broker.link.run())
+        if self.door is not None:
+            jobs.append(self.door.watch())
         self._tasks = [loop.create_task(job) for job in jobs]
 
     async def run(self) -> None:
@@ -95,6 +100,8 @@ class Bridge:
         """Stop taking, put on disk what was taken, acknowledge it, say goodbye."""
         self.control.close()
         self.listener.stop_listening()
+        if self.door is not None:
+            self.door.close()
         if self.local_broker is not None:
             self.local_broker.hold(True)
         try:

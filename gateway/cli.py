@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
 
@@ -15,18 +16,25 @@ from gateway import config as config_file
 from gateway import control, log
 from gateway.errors import TidegateError
 
+# Command → the file it is in, read only when it is asked for.
+_GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli"}
+
 
 class _Commands(click.Group):
     """Loads a host-tools command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         names = {point.name for point in entry_points(group="tidegate.commands")}
-        return sorted(names | set(super().list_commands(ctx)))
+        return sorted(names | set(_GROUPS) | set(super().list_commands(ctx)))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return own
+        if cmd_name in _GROUPS:
+            found = getattr(import_module(_GROUPS[cmd_name]), cmd_name)
+            assert isinstance(found, click.Command)
+            return found
         for point in entry_points(group="tidegate.commands", name=cmd_name):
             try:
                 command = point.load()

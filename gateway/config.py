@@ -12,7 +12,9 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Struct, field
 
+from gateway.acl import Allow
 from gateway.errors import ConfigError
+from gateway.exposure import HttpConfig, PanelConfig, exposed, secret_path
 from gateway.routes import Route
 from gateway.wire import check_filter
 
@@ -23,10 +25,19 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 class ListenerConfig(Struct, forbid_unknown_fields=True):
     """`[listener]`: where devices connect and what one of them may do.
 
-    listen: host:port, or "off" where a `[broker]` is the only way in.
+    listen: host:port, or "off" where a `[broker]` or tls_listen is the only way in.
+    credentials: the file of `tidegate device`; then everybody has to log in, unless
+    allow_anonymous. cert_file, key_file: ours, for tls_listen. client_ca_file: who signs the
+    devices' certificates, which they then have to show.
     """
 
     listen: str = "127.0.0.1:1883"
+    tls_listen: str = "off"
+    cert_file: str | None = None
+    key_file: str | None = None
+    client_ca_file: str | None = None
+    credentials: str | None = None
+    allow_anonymous: bool = False
     max_connections: int = 1000
     max_packet_bytes: int = 262_144
     max_unacked_bytes: int = 1_048_576
@@ -34,10 +45,14 @@ class ListenerConfig(Struct, forbid_unknown_fields=True):
     connect_timeout_s: float = 5.0
     will_grace_s: float = 60.0
 
-    def address(self) -> tuple[str, int]:
-        """Host and port of `listen`."""
-        host, _, port = self.listen.rpartition(":")
+    def address(self, text: str | None = None) -> tuple[str, int]:
+        """Host and port of `listen`, or of another address written like it."""
+        host, _, port = (self.listen if text is None else text).rpartition(":")
         return host.strip("[]"), int(port)
+
+    def tls_files(self) -> tuple[str, str, str | None]:
+        """Certificate, key and the devices' CA."""
+        return self.cert_file or "", self.key_file or "", self.client_ca_file
 
 
 class OutboxConfig(Struct, forbid_unknown_fields=True):
@@ -127,6 +142,9 @@ class Config(Struct, forbid_unknown_fields=True):
     upstream: UpstreamConfig = field(default_factory=UpstreamConfig)
     broker: BrokerConfig | None = None
     route: list[Route] = field(default_factory=lambda: [Route()])
+    allow: list[Allow] = field(default_factory=list)
+    http: HttpConfig = field(default_factory=HttpConfig)
+    panel: PanelConfig | None = None
 
 
 def load(path: Path) -> Config:
@@ -150,6 +168,7 @@ def load(path: Path) -> Config:
         if text.startswith("Invalid enum value"):
             right = f"use one of {', '.join(map(repr, _choices(key)))}"
         raise ConfigError(str(path), key, f"{value!r}: {right}") from error
+    _find_files(config, path)
     _check(config, str(path))
     config.outbox.path = str(path.parent / config.outbox.path)
     for link, suffix in ((config.upstream, ""), (config.broker, "-in")):
@@ -228,7 +247,7 @@ def _check(config: Config, file: str) -> None:
                 check_filter(topic_filter.encode())
             except ValueError as error:
                 raise ConfigError(file, "broker.filters", str(error)) from error
-    elif listener.listen == "off":
+    elif listener.listen == listener.tls_listen == "off":
         raise ConfigError(file, "listener.listen", "'off' without a [broker]: nothing would come "
                           "in; write host:port, such as 0.0.0.0:1883")
     for index, route in enumerate(config.route):
@@ -236,6 +255,25 @@ def _check(config: Config, file: str) -> None:
         if problem:
             key, _, text = problem.partition(": ")
             raise ConfigError(file, f"route[{index}].{key}", text)
+
+
+    open_to = exposed(listener, config.http, config.panel, config.allow)
+    if open_to:
+        raise ConfigError(file, *open_to)
+
+
+def _find_files(config: Config, file: Path) -> None:
+    """Make the names of files into paths: beside the config, or a systemd credential."""
+    for name, table in (("upstream", config.upstream), ("broker", config.broker),
+                        ("listener", config.listener)):
+        for key in ("password_file", "ca_file", "cert_file", "key_file", "client_ca_file",
+                    "credentials"):
+            named = getattr(table, key, None)
+            if named is not None:
+                try:
+                    setattr(table, key, secret_path(named, file.parent))
+                except ValueError as error:
+                    raise ConfigError(str(file), f"{name}.{key}", str(error)) from error
 
 
 def _check_link(link: UpstreamConfig, file: str, name: str) -> None:

@@ -25,6 +25,14 @@ class ProtocolError(TidegateError, ValueError):
         self.reason = reason
 
 
+class CredentialsError(TidegateError, ValueError):
+    """The file of credentials cannot be used, or a name in it is not there or there already."""
+
+
+class CertificateError(TidegateError, ValueError):
+    """A certificate cannot be made."""
+
+
 class ListenError(TidegateError, OSError):
     """The address that devices should connect to cannot be had."""
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import time
 from collections import Counter
 from typing import Protocol, cast
 
 from gateway import wire
+from gateway.acl import Permit
 from gateway.config import ListenerConfig
 from gateway.errors import ListenError, ProtocolError
 from gateway.inbound import LEFT, Inbound
 from gateway.local import Session
+from gateway.tls import TlsServer, common_name, load, server_context
 
 log = logging.getLogger("tidegate.listener")
 
 SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
 SWEEP_S = 0.5
-_CONNACK_CODES = {"protocol level": 1, "client identifier": 2}
+_CONNACK_CODES = {"protocol level": 1, "client identifier": 2, "too many logins": 3,
+                  "bad credentials": 4, "not authorized": 5}
 
 
 class House(Protocol):
-    """What the listener hands on to; see clients.py."""
+    """What the listener hands on to; see clients.py and door.py."""
 
     def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None: ...
     def closed(self, conn: Connection, clean: bool) -> None: ...
@@ -35,6 +39,9 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self.session: Session | None = None
         self.will: wire.Publish | None = None
+        self.permit: Permit | None = None  # where there is a door, see door.py
+        self.certificate: str | None = None  # the name in the client's certificate
+        self.waiting = False  # at the door
         self.peer = "?"
         self.held: list[wire.Publish] = []  # came, but the outbox had no room for them
         self.unacked_bytes = 0
@@ -51,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=SLOW_READER_BYTES)
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+        self.certificate = common_name(transport)
         if not self._listener.admit(self):
             self._transport.abort()
 
@@ -63,6 +71,11 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self.fail(error)
             return
+        if not self.waiting:
+            self.settle()
+
+    def settle(self) -> None:
+        """Answer what the core has answered; close where the client has said goodbye."""
         if self.core.out:
             self.write(bytes(self.core.out))
             self.core.out.clear()
@@ -90,7 +103,7 @@ class Connection(asyncio.Protocol):
         """Close for what the peer did; said in the log with a reason, and counted."""
         self._listener.refused[error.reason] += 1
         client = self.session.client_id if self.session else "-"
-        code = _CONNACK_CODES.get(error.reason)
+        code = None if self.session is not None else _CONNACK_CODES.get(error.reason)
         if code is not None and self._transport is not None:  # MQTT-3.1.2-2, MQTT-3.1.3-8
             self._transport.write(wire.encode_connack(False, code))
             log.warning("connection refused peer=%s reason=%r", self.peer, str(error))
@@ -122,7 +135,7 @@ class Connection(asyncio.Protocol):
 
     def go_on(self, now_s: float) -> None:
         """Read again, where nothing speaks against it any more."""
-        if self._paused and not self.held and not self._listener.stopping \
+        if self._paused and not self.held and not self.waiting and not self._listener.stopping \
                 and self.unacked_bytes <= self._listener.config.max_unacked_bytes \
                 and not self.over_rate(0, now_s):
             self.hold(False)
@@ -146,26 +159,55 @@ class Listener:
         self.connections: set[Connection] = set()
         self.refused: Counter[str] = Counter()
         self.stopping = False
+        self.tls_port = 0
         self._server: asyncio.Server | None = None
+        self._tls: TlsServer | None = None
+        self._context: ssl.SSLContext | None = None
 
     async def open(self) -> int:
-        """Listen; return the port."""
-        host, port = self.config.address()
-        loop = asyncio.get_running_loop()
+        """Listen; return the port, 0 where there is only TLS."""
+        bound, config = 0, self.config
+        address = config.listen
         try:
-            self._server = await loop.create_server(lambda: Connection(self), host, port,
-                                                    backlog=1024, reuse_address=True)
+            if address != "off":
+                host, port = config.address(address)
+                self._server = await asyncio.get_running_loop().create_server(
+                    lambda: Connection(self), host, port, backlog=1024, reuse_address=True)
+                bound = int(self._server.sockets[0].getsockname()[1])
+                log.info("listening address=%s:%d", host, bound)
+            address = config.tls_listen
+            if address != "off":
+                self._context = server_context(*config.tls_files())
+                self._tls = TlsServer(self._context, config.connect_timeout_s,
+                                      lambda: Connection(self), self._room, self._tls_failed)
+                host, port = config.address(address)
+                self.tls_port = await self._tls.open(host, port)
+                log.info("listening with TLS address=%s:%d", host, self.tls_port)
+        except ListenError:
+            raise
         except OSError as error:
-            raise ListenError(f"cannot listen on {self.config.listen}: "
-                              f"{error.strerror or error}") from error
-        bound = int(self._server.sockets[0].getsockname()[1])
-        log.info("listening address=%s:%d", host, bound)
+            raise ListenError(f"cannot listen on {address}: {error.strerror or error}") from error
         return bound
+
+    def _tls_failed(self, peer: str, reason: str) -> None:
+        self.refused[f"TLS: {reason[:80]}"] += 1
+        log.warning("TLS handshake failed peer=%s reason=%r", peer, reason)
+
+    def _room(self, coming: int = 0) -> bool:
+        """Whether one more may come in."""
+        if len(self.connections) + coming < self.config.max_connections:
+            return True
+        self.refused["too many connections"] += 1
+        return False
+
+    def reload_tls(self) -> None:
+        """Read certificate and key again, for handshakes to come. Raises ListenError."""
+        if self._context is not None:
+            load(self._context, *self.config.tls_files())
 
     def admit(self, conn: Connection) -> bool:
         """Take a new connection, unless there are too many."""
-        if len(self.connections) >= self.config.max_connections:
-            self.refused["too many connections"] += 1
+        if not self._room():
             log.warning("connection refused peer=%s reason='too many connections' limit=%d",
                         conn.peer, self.config.max_connections)
             return False
@@ -193,6 +235,8 @@ class Listener:
         self.stopping = True
         if self._server is not None:
             self._server.close()
+        if self._tls is not None:
+            self._tls.close()
         for conn in list(self.connections):
             conn.hold(True)
 
