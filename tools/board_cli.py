@@ -6,82 +6,13 @@ Every command takes a real board and a virtual one alike.
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from tools.boards import Board
-
-BOARD = click.option("--board", "board_id", help="The board file, by name or its beginning.")
-PORT = click.option(
-    "--port", "-p", envvar="PORT", help="Its serial port; not needed if only one is there."
-)
-
-
-class Failure(click.ClickException):
-    """One line, exit code 1."""
-
-    def show(self, file: Any = None) -> None:
-        """Print the line without decoration."""
-        click.echo(f"tidegate: {self.message}", err=True)
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn what the tools raise into one line."""
-    from tools.board_link import LinkError
-    from tools.boards import BoardError
-    from tools.debian import FetchError
-    from tools.firmware import CompileError
-    from tools.virtual import JailError
-    from tools.virtual.control import ControlError
-
-    try:
-        yield
-    except (LinkError, BoardError, FetchError, CompileError, JailError, ControlError) as error:
-        raise Failure(str(error)) from error
-
-
-def choose(port: str | None, board_id: str | None) -> tuple[str, Board | None]:
-    """Give the port, the only one if none was named, and the board file if one can be told."""
-    from tools import board_link, boards
-    from tools.virtual import control
-
-    virtual = control.running()
-    real = board_link.ports()
-    if port is None:
-        found = [board.port for board in virtual] + [there.path for there in real]
-        if len(found) != 1:
-            what = "no board is plugged in" if not found else f"there are {', '.join(found)}"
-            raise Failure(f"{what}: say which with --port")
-        port = found[0]
-    if board_id is not None:
-        return port, boards.load(board_id)
-    for played in virtual:
-        if played.port == port:
-            return port, boards.load(played.board)
-    for there in real:
-        if there.path == port:
-            fitting = boards.fitting(there.vendor, there.product)
-            if len(fitting) == 1:
-                return port, fitting[0]
-    return port, None
-
-
-def needed(board: Board | None) -> Board:
-    """Insist on a board file."""
-    from tools import boards
-
-    if board is None:
-        raise Failure(f"say which board it is with --board; there are {', '.join(boards.names())}")
-    return board
+from tools.board_choice import BOARD, PORT, choose, needed, told
+from tools.virtual_cli import do, heap, virtual
 
 
 @click.group()
@@ -92,13 +23,13 @@ def board() -> None:
 @board.command("list")
 def list_boards() -> None:
     """Show what is plugged in, which board file fits, and the virtual boards that run."""
-    from tools import board_link, boards
+    from tools import boards, serial_port
     from tools.virtual import control
 
     with told():
         for played in control.running():
             click.echo(f"{played.port}  virtual, plays {boards.load(played.board).name}")
-        for there in board_link.ports():
+        for there in serial_port.ports():
             fitting = [found.id for found in boards.fitting(there.vendor, there.product)]
             click.echo(
                 f"{there.path}  {there.vendor:04x}:{there.product:04x} {there.what}  "
@@ -249,7 +180,7 @@ def shell(port: str | None) -> None:
 @click.option("--for", "seconds", type=float, help="Stop after so long [s].")
 def logs(port: str | None, seconds: float | None) -> None:
     """Show what the board says, without stopping it, until Ctrl-C."""
-    from tools.board_link import Console
+    from tools.serial_port import Console
 
     with told():
         port, _ = choose(port, None)
@@ -302,97 +233,8 @@ def erase(port: str | None, yes: bool) -> None:
             click.echo(f"{port}: {wipe(link)} files removed")
 
 
-@board.command()
-@click.option("--board", "board_id", default="virtual", show_default=True, help="What to play.")
-@click.option("--image", type=click.Path(path_type=Path), help="Where to keep its flash.")
-@click.option("--deploy/--bare", "deployed", default=False, help="With the firmware on it.")
-@click.option("--ssid", help="Its access point; any, if not given.")
-@click.option("--wifi-password", help="The access point's password.")
-@click.option("--heap", "heap_kb", type=int, help="Its Python heap [KiB]; the board file's.")
-@click.option("--quiet", is_flag=True, help="Do not show its console.")
-def virtual(
-    board_id: str,
-    image: Path | None,
-    deployed: bool,
-    ssid: str | None,
-    wifi_password: str | None,
-    heap_kb: int | None,
-    quiet: bool,
-) -> None:
-    """Play a board until Ctrl-C. It has a serial port like a real one; `list` shows it."""
-    from tools import boards, firmware
-    from tools.virtual import VirtualBoard
-    from tools.virtual.control import Control
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    with told(), tempfile.TemporaryDirectory(prefix="tidegate-board-") as folder:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        plays = VirtualBoard(
-            image=image or Path(folder) / "flash.img",
-            board=boards.load(board_id).id,
-            files=firmware.FOLDER if deployed else None,
-            heap_kb=heap_kb,
-            pty=True,
-            on_line=None if quiet else click.echo,
-            access_point=(ssid, wifi_password),
-            say=say,
-        )
-        with plays, Control(plays):
-            click.echo(f"port {plays.port}")
-            sys.stdout.flush()
-            try:
-                signal.pause()
-            except KeyboardInterrupt:
-                pass
-
-
-@board.command()
-@click.option("--sensors", type=click.IntRange(1, 4), default=4, show_default=True)
-@click.option("--budget", "budget_kb", type=int, help="Also show whether it runs in this [KiB].")
-def heap(sensors: int, budget_kb: int | None) -> None:
-    """Measure the heap that the firmware needs, on a virtual board with a filling ring."""
-    from tools import heap as measuring
-
-    with told():
-        need = measuring.measure(sensors)
-        click.echo(f"stand-ins   {need.stand_ins / 1024:.1f} KB, which a real image has built in")
-        click.echo(f"firmware    {need.firmware / 1024:.1f} KB with {sensors} sensors")
-        if budget_kb is not None:
-            runs = measuring.runs_in(sensors, budget_kb)
-            click.echo(f"budget      {budget_kb} KB: {'runs' if runs else 'does not run'}")
-            sys.exit(0 if runs else 1)
-
-
-@board.command()
-@PORT
-@click.argument("what", type=click.Choice(["power-cut", "power-on", "reset", "wifi", "set"]))
-@click.argument("words", nargs=-1)
-def do(port: str | None, what: str, words: tuple[str, ...]) -> None:
-    """Do to a virtual board what hands do: wifi on|off, set PLACE QUANTITY=VALUE ..."""
-    from tools.virtual import control
-
-    with told():
-        port, _ = choose(port, None)
-        played = control.find(port)
-        if played is None:
-            raise Failure(f"{port}: no virtual board runs there")
-        if what == "wifi":
-            if words not in (("on",), ("off",)):
-                raise Failure("wifi: want on or off")
-            played.do("wifi", on=words == ("on",))
-        elif what == "set":
-            if len(words) < 2 or any("=" not in word for word in words[1:]):
-                raise Failure("set: want PLACE QUANTITY=VALUE, as in: set air temperature_c=21.5")
-            pairs = (word.split("=", 1) for word in words[1:])
-            try:
-                values = {key: float(value) for key, value in pairs}
-            except ValueError as error:
-                raise Failure(f"set: {error}") from error
-            played.do("set", place=words[0], **values)
-        else:
-            played.do(what)
+for _command in (virtual, do, heap):
+    board.add_command(_command)
 
 
 if __name__ == "__main__":

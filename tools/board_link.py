@@ -2,7 +2,7 @@
 
     with BoardLink("/dev/ttyUSB0") as link:
         print(link.info().version)
-        link.write("main.py", b"print('hello')")
+        link.write("/main.py", b"print('hello')")
 
 Every failure is a LinkError of one line that says what to do.
 """
@@ -11,144 +11,31 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import errno
 import io
-import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import serial
-import serial.tools.list_ports
 from mpremote.transport import TransportError
 from mpremote.transport_serial import SerialTransport
+
+from tools import board_code
+from tools.board_code import Info
+from tools.board_errors import (
+    FullError,
+    LinkError,
+    OnBoardError,
+    PortError,
+    SilentError,
+    UnpluggedError,
+)
+from tools.serial_port import why_not
 
 ANSWER_S = 15.0  # the longest a piece of code may take
 STOP_S = 10.0  # the longest a firmware may take to let go
 CHUNK = 512
-
-_INFO = """
-import sys
-i = sys.implementation
-try:
-    import machine
-    u = machine.unique_id().hex()
-except Exception:
-    u = ''
-print((list(i.version[:3]), getattr(i, '_machine', ''), getattr(i, '_mpy', 0), sys.platform, u))
-"""
-_HASHES = """
-import hashlib
-b = bytearray(512)
-def h(p):
-    s = hashlib.sha256()
-    with open(p, 'rb') as f:
-        while True:
-            n = f.readinto(b)
-            if not n:
-                return s.digest().hex()
-            s.update(memoryview(b)[:n])
-for p in {paths!r}:
-    try:
-        print(p, h(p))
-    except OSError:
-        print(p, '-')
-"""
-_TREE = """
-import os
-def w(d):
-    for e in os.ilistdir(d or '/'):
-        p = d + '/' + e[0]
-        if e[1] == 0x4000:
-            w(p)
-        else:
-            print(p)
-try:
-    w({folder!r})
-except OSError:
-    pass
-"""
-_MKDIRS = """
-import os
-for d in {folders!r}:
-    try:
-        os.mkdir(d)
-    except OSError as e:
-        if e.args[0] != 17:
-            raise
-"""
-
-
-class LinkError(RuntimeError):
-    """The board, or the way to it, failed. One line."""
-
-
-class PortError(LinkError):
-    """The port is not there or in use."""
-
-
-class UnpluggedError(LinkError):
-    """The port went away in the middle."""
-
-
-class SilentError(LinkError):
-    """Something is there that does not answer as MicroPython does."""
-
-
-class FullError(LinkError):
-    """The board's file system is full."""
-
-
-class OnBoardError(LinkError):
-    """Code on the board raised; `trace` is what it said."""
-
-    def __init__(self, trace: str) -> None:
-        self.trace = trace
-        super().__init__((trace.strip().splitlines() or ["unknown error"])[-1])
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a board says of itself.
-
-    version: MicroPython's; machine: board and chip in words; mpy: bytecode version and native
-    architecture as sys.implementation gives them; unique_id: hex.
-    """
-
-    version: tuple[int, int, int]
-    machine: str
-    mpy: int
-    platform: str
-    unique_id: str
-
-    @property
-    def chip(self) -> str:
-        """Give the chip as board files name it, "" where it is none of ours."""
-        found = re.search(r"ESP32[- ]?([SCPH]\d)?", self.machine.rpartition(" with ")[2])
-        if self.platform != "esp32" or not found:
-            return ""
-        return "esp32" + (found[1] or "").lower()
-
-
-@dataclass(frozen=True)
-class Port:
-    """A serial port. vendor, product: USB ids, None where it has none."""
-
-    path: str
-    what: str
-    vendor: int | None
-    product: int | None
-
-
-def ports() -> list[Port]:
-    """List the USB serial ports that are plugged in."""
-    return [
-        Port(port.device, port.description or "", port.vid, port.pid)
-        for port in sorted(serial.tools.list_ports.comports())
-        if port.vid is not None
-    ]
 
 
 class BoardLink:
@@ -162,7 +49,7 @@ class BoardLink:
         try:
             self._transport = SerialTransport(self.port, baudrate=115200, timeout=0.2)
         except TransportError as error:
-            raise PortError(self._why_not()) from error
+            raise PortError(why_not(self.port)) from error
         try:
             self.restart_raw()
         except LinkError:
@@ -177,21 +64,6 @@ class BoardLink:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _why_not(self) -> str:
-        """Say why the port could not be opened."""
-        try:
-            serial.Serial(self.port, exclusive=True).close()
-        except OSError as error:
-            code = getattr(error, "errno", None)
-            if code == errno.ENOENT or "No such file" in str(error):
-                return f"{self.port}: no such port; `tidegate board list` shows what is plugged in"
-            if code in (errno.EAGAIN, errno.EBUSY) or "lock" in str(error):
-                return f"{self.port}: in use by another program; close it and try again"
-            if code == errno.EACCES:
-                return f"{self.port}: no permission; add yourself to the group dialout"
-            return f"{self.port}: {error}"
-        return f"{self.port}: cannot be opened"
 
     @contextlib.contextmanager
     def _guard(self, doing: str) -> Iterator[None]:
@@ -238,7 +110,9 @@ class BoardLink:
     def info(self) -> Info:
         """Ask the board what it is."""
         try:
-            version, machine, mpy, platform, unique = ast.literal_eval(self.run(_INFO).strip())
+            version, machine, mpy, platform, unique = ast.literal_eval(
+                self.run(board_code.INFO).strip()
+            )
         except (ValueError, SyntaxError) as error:
             raise SilentError(f"{self.port}: gives no account of itself") from error
         return Info((version[0], version[1], version[2]), machine, mpy, platform, unique)
@@ -262,13 +136,13 @@ class BoardLink:
 
     def tree(self, folder: str) -> list[str]:
         """List every file below a folder, "" for all; paths begin with a slash."""
-        return self.run(_TREE.format(folder=folder)).split()
+        return self.run(board_code.TREE.format(folder=folder)).split()
 
     def hashes(self, paths: list[str]) -> dict[str, str | None]:
         """Give the SHA-256 of each file as the board reads it, None where there is none."""
         found: dict[str, str | None] = {}
         for at in range(0, len(paths), 16):
-            said = self.run(_HASHES.format(paths=paths[at : at + 16]))
+            said = self.run(board_code.HASHES.format(paths=paths[at : at + 16]))
             for line in said.splitlines():
                 path, _, digest = line.rpartition(" ")
                 found[path] = None if digest == "-" else digest
@@ -288,7 +162,7 @@ class BoardLink:
     def mkdirs(self, folders: list[str]) -> None:
         """Make folders where they are not there; parents first."""
         if folders:
-            self.run(_MKDIRS.format(folders=folders))
+            self.run(board_code.MKDIRS.format(folders=folders))
 
     def write(
         self, path: str, content: bytes, progress: Callable[[int], None] | None = None
@@ -328,31 +202,3 @@ class BoardLink:
             *whole, partial = partial.split(b"\n")
             for line in whole:
                 yield line.strip(b"\r").decode(errors="replace")
-
-
-class Console:
-    """A board's console without stopping its firmware."""
-
-    def __init__(self, port: str) -> None:
-        try:
-            self._serial = serial.Serial(port, 115200, timeout=0.2, exclusive=True)
-        except OSError as error:
-            raise PortError(BoardLink(port)._why_not()) from error
-        self.port = port
-
-    def lines(self, timeout_s: float | None = None) -> Iterator[str]:
-        """Give each line that the board prints, for `timeout_s` [s] or until it goes away."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        partial = b""
-        while end is None or time.monotonic() < end:
-            try:
-                partial += self._serial.read(max(1, self._serial.in_waiting))
-            except OSError as error:
-                raise UnpluggedError(f"{self.port}: the board went away") from error
-            *whole, partial = partial.split(b"\n")
-            for line in whole:
-                yield line.strip(b"\r").decode(errors="replace")
-
-    def close(self) -> None:
-        """Let go of the port."""
-        self._serial.close()

@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tools import firmware, interpreter
-from tools.board_link import BoardLink, FullError, LinkError
+from tools.board_errors import FullError, LinkError
+from tools.board_link import BoardLink
 from tools.boards import Board
 
 OLDEST = (1, 23, 0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools import cachedir
-from tools.board_link import LinkError
+from tools.board_errors import LinkError
 from tools.boards import Board
 from tools.virtual import control
 

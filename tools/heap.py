@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools import firmware
-from tools.board_link import LinkError
+from tools.board_errors import LinkError
 from tools.virtual import NotSaidError, VirtualBoard
 
 SENSORS: tuple[dict[str, Any], ...] = (

@@ -44,7 +44,7 @@ class Interpreter:
 
         A 64-bit build holds the same objects in twice the space, which is what `w` asks for.
         """
-        return ["-X", f"heapsize={heap_kb}k" + ("w" if self.bits == 64 else "")]
+        return ["-X", f"heapsize={heap_kb}{'w' if self.bits == 64 else ''}k"]
 
 
 def _bits(command: list[str]) -> int:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tools import firmware
-from tools.board_link import BoardLink, LinkError
+from tools.board_errors import LinkError
+from tools.board_link import BoardLink
 from tools.boards import Board
 from tools.chips import CHIPS
 from tools.deploy import put, wait_alive

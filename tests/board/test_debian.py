@@ -164,7 +164,12 @@ def test_interpreter_has_the_board_s_word_size_or_says_otherwise() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stdout.strip() == str(found.bits == 64)
-    assert found.heap_option(64) == ["-X", "heapsize=64k" + ("w" if found.bits == 64 else "")]
+    total = "import gc; print(gc.mem_alloc() + gc.mem_free())"
+    size = subprocess.run(
+        [*found.command, *found.heap_option(64), "-c", total],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 60_000 < int(size.stdout) * 32 / found.bits < 65_537
 
 
 def test_umqtt_is_the_one_that_needs_no_frozen_modules() -> None:

@@ -11,14 +11,8 @@ from pathlib import Path
 import pytest
 
 from tools import board_link, boards, deploy, firmware
-from tools.board_link import (
-    BoardLink,
-    FullError,
-    LinkError,
-    PortError,
-    SilentError,
-    UnpluggedError,
-)
+from tools.board_errors import FullError, LinkError, PortError, SilentError, UnpluggedError
+from tools.board_link import BoardLink
 from tools.virtual import VirtualBoard
 
 Make = Callable[..., VirtualBoard]
@@ -286,6 +280,6 @@ def test_something_else_than_micropython_is_told(
     ],
 )
 def test_chip_is_read_from_what_the_board_says(machine: str, chip: str) -> None:
-    from tools.board_link import Info
+    from tools.board_code import Info
 
     assert Info((1, 26, 0), machine, 6, "esp32", "").chip == chip

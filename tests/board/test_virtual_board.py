@@ -91,7 +91,7 @@ def test_console_says_what_it_waited_for(make: Make) -> None:
 
 
 def test_heap_is_as_small_as_asked(make: Make) -> None:
-    board = make("b = bytearray(40000)\nprint('fits')\nb = bytearray(60000)", heap_kb=64)
+    board = make("b = [None] * 9000\nprint('fits')\nb = [None] * 15000", heap_kb=64)
     board.wait("^fits$")
     board.wait("MemoryError")
     assert 0 < board.heap_base < 8000
