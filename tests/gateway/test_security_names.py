@@ -46,7 +46,9 @@ def test_file_is_read_as_it_was_written() -> None:
 
 @pytest.mark.parametrize("line", ["a", "a:", "a:md5$x:", "a b:revoked:", ":revoked:",
                                   "a:revoked:\na:certificate:", HASH, f"a:{HASH[:-2]}:",
-                                  f"a:{HASH.replace('$10$', '$40$')}:"])
+                                  f"a:{HASH.replace('$10$', '$40$')}:"],
+                         ids=["no kind", "empty", "md5", "blank", "no name", "twice", "no colons",
+                              "short", "too slow"])
 def test_broken_line_is_named(line: str) -> None:
     with pytest.raises(CredentialsError, match=r"f: line \d: "):
         parse(line, "f")
