@@ -145,12 +145,12 @@ class Site:
 
     async def start_gateway(self, life: Life | None) -> None:
         """Start it with the disk of this life; None for one that nothing ails."""
-        env = {"TIDEGATE_FAULT": self._fault}
-        module = ["-m", "tools.faulty_gateway"] if self._fault else [
-            "-c", "from gateway.cli import main; main()"]
-        if life is not None and (life.disk or life.live_most):
-            module = ["-m", "tools.faulty_gateway"]
+        env = {"TIDEGATE_FAULT": self._fault}  # planted alone, so that nothing hides it
+        module = ["-m", "tools.faulty_gateway"]
+        if life is not None and not self._fault and (life.disk or life.live_most):
             env |= {"TIDEGATE_DISK": life.disk, "TIDEGATE_LIVE_MOST": str(life.live_most or "")}
+        elif not self._fault:
+            module = ["-c", "from gateway.cli import main; main()"]
         config = str(self.folder / "tidegate.toml")
         self.gateway = Child([sys.executable, *module, "run", "-c", config], log=self._log,
                              env=env)
