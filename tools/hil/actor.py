@@ -34,7 +34,7 @@ from tools.crash_mqtt import (
     encode,
     publish,
 )
-from tools.hil.recording import Event
+from tools.hil.recording import Event, Will
 from tools.ports import HOST
 
 WINDOW = 100
@@ -103,6 +103,7 @@ class Actor:
         self.port, self.host, self.client_id, self.window = port, host, client_id, window
         self.connected = False
         self.connects = self.lost_connections = self.acknowledged = self.published = 0
+        self.vanished = 0  # how often it ended, connected and with a will, without DISCONNECT
         self.on_connected: Callable[[], None] = lambda: None
         self.queue: deque[Item | Event] = deque()
         self.flying: dict[int, Item] = {}
@@ -131,6 +132,11 @@ class Actor:
             if silent_s > 1.0 and line.transport is not None:
                 line.transport.write(PING)
         self.pump()
+
+    @property
+    def will(self) -> Will | None:
+        """The will of its connection."""
+        return self._hello.will
 
     @property
     def idle(self) -> bool:
@@ -204,6 +210,7 @@ class Actor:
         self._dial()
 
     def _finish(self, *, goodbye: bool) -> None:
+        self.vanished += self.connected and not goodbye and self._hello.will is not None
         self._wanted = self.connected = False
         line, self._line = self._line, None
         if self._dialling is not None:

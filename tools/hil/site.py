@@ -1,0 +1,175 @@
+"""Where a scenario takes place: broker, gateway, links, boards, subscriber; built and torn down.
+
+    clients, boards ─▶ devices link ─▶ gateway ─▶ upstream link ─▶ Mosquitto ◀─ subscriber
+                       noisy link ──────▲
+
+The subscriber is at the broker itself, with a session that outlives its restarts. Everything is
+on loopback. Children are started from one thread that lives as long as the site (tools.procs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from tools.hil.bench import Bench
+from tools.hil.bench_boards import BenchBoard, Real, Virtual
+from tools.hil.carriers import Bridge, Carrier, Tidegate, pause
+from tools.hil.playback import Playback
+from tools.hil.scenario import Scenario
+from tools.hil.sights import Sights
+from tools.judge import Arrival, Subscriber
+from tools.mosquitto import Mosquitto
+from tools.procs import ChildError
+from tools.proxy import Proxy
+from tools.verdict import Record
+
+T = TypeVar("T")
+ONLINE_S = 30.0
+
+
+class Site:
+    """Use as `async with`. carrier: `tidegate` or `mosquitto`; fault: see tools.faulty_gateway.
+
+    seconds: the scenario's length here. on_arrival: called for each, on the subscriber's thread.
+    """
+
+    def __init__(self, scenario: Scenario, folder: Path, bench: Bench, *, seconds: float,
+                 carrier: str = "tidegate", fault: str = "",
+                 on_arrival: Callable[[Arrival], None] | None = None) -> None:
+        self.scenario, self.folder, self.bench, self.seconds = scenario, folder, bench, seconds
+        self.boards: list[BenchBoard] = []
+        self.links: dict[str, Proxy] = {}
+        self.sights = Sights()
+        self.playback: Playback | None = None
+        self.gateway_meant_down = False
+        self._carrier, self._fault, self._on_arrival = carrier, fault, on_arrival
+        self._stack = ExitStack()
+        self._children = ThreadPoolExecutor(1, thread_name_prefix="hil-children")
+        self.upstream: Mosquitto
+        self.gateway: Carrier
+        self.subscriber: Subscriber
+
+    async def in_thread(self, job: Callable[[], T]) -> T:
+        """Run what blocks in the thread of the children."""
+        return await asyncio.get_running_loop().run_in_executor(self._children, job)
+
+    async def __aenter__(self) -> Site:
+        try:
+            await self._open()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _open(self) -> None:
+        for fault in self.scenario.faults:
+            if fault.do.startswith("board.") and not self.scenario.boards.count:
+                raise ChildError(f"{fault.do}: the scenario has no boards")
+        self.upstream = Mosquitto(self.folder / "upstream")
+        await self.in_thread(self.upstream.start)
+        up = self.links["upstream"] = Proxy(self.upstream.port)
+        up.tap, up.on_end = self.sights.tap, self.sights.forget
+        await up.start()
+        self.subscriber = Subscriber(self.upstream.port, ["#"], on_arrival=self._on_arrival)
+        await self.in_thread(self.subscriber.start)
+        self.gateway = self._make_carrier(up.port)
+        await self.in_thread(self.gateway.start)
+        for name in ("devices", "noisy"):
+            self.links[name] = Proxy(self.gateway.port, seed=1)
+            await self.links[name].start()
+        await self._boards()
+
+    def _make_carrier(self, upstream_port: int) -> Carrier:
+        settings, folder = self.scenario.gateway, self.folder / "gateway"
+        if self._carrier == "mosquitto":
+            folder.mkdir(parents=True)
+            return Bridge(folder, upstream_port, settings)
+        return Tidegate(folder, upstream_port, settings, fault=self._fault, disk=self._disk())
+
+    def _disk(self) -> str:
+        """Return when the disk is full, counted from the gateway's start."""
+        for fault in self.scenario.faults:
+            if fault.do == "disk.full":
+                at_s = fault.at * self.seconds
+                return f"full:{at_s:.2f}:{(fault.until - fault.at) * self.seconds:.2f}"
+        return ""
+
+    async def _boards(self) -> None:
+        wanted = self.scenario.boards
+        for _ in range(wanted.count):
+            entry = self._stack.enter_context(self.bench.take(wanted.needs))
+            board: BenchBoard
+            if entry.virtual:
+                board = Virtual(entry, self.folder / "boards", self.links["devices"].port,
+                                period_s=wanted.period_s)
+                if wanted.playback:
+                    path = Path(self.scenario.folder) / wanted.playback
+                    self.playback = Playback(path, board.world)
+            else:
+                board = Real(entry, self.folder / "boards")
+            self.boards.append(board)
+            await self.in_thread(board.start)
+        deadline_s = time.monotonic() + ONLINE_S
+        for board in self.boards:
+            while not board.ledger.records():
+                if time.monotonic() > deadline_s:
+                    last = board.console.lines[-1:] or ["nothing"]
+                    raise ChildError(f"{board.name} told of no record in {ONLINE_S:.0f} s; it "
+                                     f"said {last[0]!r}")
+                await asyncio.sleep(0.05)
+
+    def told(self) -> dict[Record, int]:
+        """Return what all boards told of so far."""
+        return {record: t_ns for board in self.boards
+                for record, t_ns in board.ledger.records().items()}
+
+    async def heal(self) -> None:
+        """Take every fault away, and start again what is down."""
+        for link in self.links.values():
+            link.heal()
+        for child in (self.upstream.child, self.gateway.child):
+            pause(child, False)
+        if not self.upstream.running:
+            await self.in_thread(self.upstream.start)
+        if not self.gateway.child.running:
+            await self.in_thread(self.gateway.start)
+        self.gateway_meant_down = False
+        for board in self.boards:
+            if isinstance(board, Virtual):
+                await self.in_thread(partial(board.wifi, True))
+                await self.in_thread(board.power_on)
+
+    async def close(self) -> None:
+        """End everything that was started, whatever state it is in."""
+        for board in self.boards:
+            await self.in_thread(board.stop)
+        if hasattr(self, "subscriber"):
+            await self.in_thread(self.subscriber.stop)
+        for link in self.links.values():
+            if link.port:
+                await link.stop()
+        for owner in ("gateway", "upstream"):
+            if hasattr(self, owner):
+                child = getattr(self, owner).child
+                with suppress(ChildError, OSError):
+                    await self.in_thread(child.kill)
+        self._stack.close()
+        self._children.shutdown()
+
+
+def wall_offset_s() -> float:
+    """Return the wall clock less the monotonic one [s]."""
+    return time.time() - time.monotonic()
+
