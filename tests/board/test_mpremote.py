@@ -237,3 +237,10 @@ def test_output_faster_than_its_reader_is_not_lost(board: VirtualBoard) -> None:
     out = mpremote(board, "exec", "for n in range(6000):\n print(n, 'x' * 60)")
     assert out.splitlines()[-1] == "5999 " + "x" * 60
     assert len(out.splitlines()) == 6000
+
+
+def test_clock_is_set_and_read(board: VirtualBoard) -> None:
+    mpremote(board, "rtc", "--set")
+    said = mpremote(board, "rtc")
+    year = int(re.findall(r"\d{4}", said)[0])
+    assert year >= 2025
