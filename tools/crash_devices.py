@@ -178,6 +178,7 @@ class Contract(Device):
         self._sent_s = 0.0
         self._listening = False
         self._uptime_ms = 0
+        self.told = False  # its `online` was acknowledged, and with it what came before: the will
 
     def make(self) -> None:
         boot, held = self._boots[-1]
@@ -201,6 +202,8 @@ class Contract(Device):
     def on_packet(self, packet: Packet) -> None:
         if packet.kind == SUBACK:
             self._listening = True
+        elif packet.kind == PUBACK:
+            self.told = True
         elif packet.kind == PUBLISH:
             message = parse_publish(packet)
             if message.topic.endswith("/down/ack"):

@@ -45,10 +45,10 @@ async def judge_site(site: Site, idle_s: float = IDLE_S) -> Tally:
 async def _wills(site: Site, idle_s: float) -> list[str]:
     """Let one more device vanish; return what the upstream was not told of those that did."""
     last = site.mayflies.pop()
-    await site.until(lambda: last.connects > 0, idle_s, "a device to connect")
+    await site.until(lambda: last.told, idle_s, "a device's status to be acknowledged")
     site.gone.append(last)
     last.vanish()
-    expected = {device.status_topic: b"offline" for device in site.gone if device.connects}
+    expected = {device.status_topic: b"offline" for device in site.gone if device.told}
     expected |= {device.status_topic: b"online" for device in site.mayflies}
     before = len(site.complaints)
     said = site.wire.status
