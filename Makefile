@@ -11,7 +11,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo flash deploy bench crash cleanroom clean
+.PHONY: help setup check test demo flash deploy bench crash cleanroom clean install upgrade uninstall service-test
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -58,6 +58,18 @@ flash: setup ## write the MicroPython image onto a board (PORT=/dev/ttyUSB0 BOAR
 
 deploy: setup ## put the firmware onto a board (PORT=/dev/ttyUSB0 BOARD=esp32-devkitc)
 	@$(VENV)/tidegate board deploy $(if $(PORT),--port $(PORT)) $(if $(BOARD),--board $(BOARD))
+
+install: ## sudo make install: the gateway as a service (PREFIX=, DESTDIR=, EXTRAS=)
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(PYTHON) -m tools.install install
+
+upgrade: ## sudo make upgrade: the service at this version; config and outbox stay
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(PYTHON) -m tools.install upgrade
+
+uninstall: ## sudo make uninstall: config and outbox stay, unless PURGE=1
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(PYTHON) -m tools.install uninstall
+
+service-test: setup ## install, crash, hang, reload, upgrade in a Debian that systemd boots (root)
+	$(VENV)/pytest -m slow tests/gateway/test_service_systemd.py $(ARGS)
 
 cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
 	$(PYTHON) -m tools.cleanroom

@@ -28,7 +28,8 @@ from gateway.local import Locals, Session
 from gateway.local_broker import LocalBroker
 from gateway.outbox import Batch, Entry, Outbox
 from gateway.queue import Queue
-from gateway.routes import Router, Target
+from gateway.routes import Route, Router, Target
+from gateway.status import answer, status_of
 from gateway.upstream import Upstream
 
 log = logging.getLogger("tidegate")
@@ -71,7 +72,7 @@ class Bridge:
         self.local_broker = None if config.broker is None else LocalBroker(
             config.broker, self.clients,
             start.received.get(f"broker/{config.broker.client_id}", set()))
-        self.control = Control(path_for(self.outbox.path), self.status)
+        self.control = Control(path_for(self.outbox.path), partial(answer, self))
         self._fresh_batch: Batch | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         log.info("outbox open path=%s depth=%d bytes=%d", config.outbox.path, start.depth,
@@ -191,7 +192,7 @@ class Bridge:
         if route is not None and self.queue.full(len(publish.payload) * 2) \
                 and route.route.full == "reject":
             return False
-        utc_ms = self._utc_ms()
+        utc_ms = self.utc_ms()
         try:
             taken = self.devices.take(device, publish.payload, utc_ms)
         except ProtocolError as error:
@@ -264,20 +265,17 @@ class Bridge:
             self._insert([added[0]])
 
     @staticmethod
-    def _utc_ms() -> int | None:
+    def utc_ms() -> int | None:
+        """The wall clock [ms], None where it has not been set yet."""
         now_ms = int(time.time() * 1000)
         return now_ms if now_ms > SOUND_CLOCK_MS else None
 
+    def use_routes(self, routes: list[Route]) -> None:
+        """Route what comes from now on like this; what is in the outbox keeps its topic."""
+        self.config.route = routes
+        self.router = Router(routes, self.config.upstream.topic_prefix)
+        self.drain.use_routes(routes)
+
     def status(self) -> dict[str, Any]:
-        """What a person or a script wants to know."""
-        return {
-            "id": self.config.id, "port": self.port, "upstream": self.upstream.state,
-            "connected_devices": len(self.clients),
-            "depth": self.queue.depth - len(self.committer.done),
-            "bytes": self.queue.used_bytes, "in_flight": len(self.flight.in_flight),
-            "refused": self.queue.refused, "delivered": self.drain.delivered,
-            "commits": self.committer.commits,
-            "disk": self.committer.failing or "ok",
-            "upstream_connects": self.upstream.connects,
-            "counts": dict(self.counts), "dropped": dict(self.queue.dropped),
-            "closed": dict(self.listener.refused)}
+        """What a person or a script wants to know; see status.py."""
+        return status_of(self)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points, version
@@ -17,7 +16,9 @@ from gateway import control, log
 from gateway.errors import TidegateError
 
 # Command → the file it is in, read only when it is asked for.
-_GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli"}
+_GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli",
+           "devices": "gateway.look_cli", "outbox": "gateway.look_cli",
+           "watch": "gateway.look_cli"}
 
 
 class _Commands(click.Group):
@@ -71,12 +72,15 @@ def run(path: Path, check: bool) -> None:
         click.echo(f"{path}: ok")
         return
     log.set_up(config.log_level)
+    from gateway.service import Service
+
+    serving = Service(path, config).run()
     try:
         import uvloop
     except ImportError:  # it only makes it faster
-        asyncio.run(_serve(config))
+        asyncio.run(serving)
     else:
-        uvloop.run(_serve(config))
+        uvloop.run(serving)
 
 
 @cli.command()
@@ -98,25 +102,6 @@ def status(path: Path, as_json: bool) -> None:
     for title in ("dropped", "closed"):
         for reason, count in sorted(answer[title].items()):
             click.echo(f"{title:<10} {count} {reason}")
-
-
-async def _serve(config: config_file.Config) -> None:
-    from gateway.bridge import Bridge
-
-    bridge = Bridge(config)
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await bridge.open()
-    running = loop.create_task(bridge.run())
-    stopping = loop.create_task(stop.wait())
-    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await bridge.close()
-    stopping.cancel()
-    if running.done() and not running.cancelled():
-        running.result()
-    running.cancel()
 
 
 def main() -> None:

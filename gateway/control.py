@@ -1,7 +1,7 @@
 """How the running gateway is asked how it is: a Unix socket beside the outbox.
 
-One connection, one JSON object, closed. Whoever may read the folder may ask; nothing can be
-changed through it.
+One connection: one line that asks (`status`, `devices`, `outbox`, `rows KEY`), one JSON object,
+closed. Whoever may read the folder may ask; nothing can be changed through it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ def path_for(outbox: Path) -> Path:
 class Control:
     """The server's side."""
 
-    def __init__(self, path: Path, status: Callable[[], dict[str, Any]]) -> None:
-        self._path, self._status = path, status
+    def __init__(self, path: Path, answer: Callable[[str], Awaitable[dict[str, Any]]]) -> None:
+        self._path, self._tell = path, answer
         self._server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -49,9 +49,15 @@ class Control:
         except OSError as error:
             log.warning("no control socket reason=%r", str(error))
 
-    async def _answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(json.dumps(self._status()).encode())
-        writer.close()
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                asked = (await reader.readline()).decode(errors="replace").strip()
+            writer.write(json.dumps(await self._tell(asked)).encode())
+        except (OSError, TimeoutError, ValueError):
+            pass  # whoever asked is gone, or asked badly
+        finally:
+            writer.close()
 
     def close(self) -> None:
         """Stop answering."""
@@ -60,14 +66,15 @@ class Control:
             self._path.unlink(missing_ok=True)
 
 
-def ask(outbox: Path) -> dict[str, Any]:
-    """The status of the gateway with this outbox. Raises NotRunningError."""
+def ask(outbox: Path, what: str = "status") -> dict[str, Any]:
+    """An answer of the gateway with this outbox. Raises NotRunningError."""
     path = path_for(outbox)
     parts: list[bytes] = []
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(TIMEOUT_S)
             sock.connect(str(path))
+            sock.sendall(f"{what}\n".encode())
             while part := sock.recv(65_536):
                 parts.append(part)
         answer = json.loads(b"".join(parts))

@@ -36,7 +36,7 @@ class Drain:
         self.on_connected: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None
         self._committer, self._outbox = committer, outbox
-        self._keep_s = {route.filter: route.keep_s for route in routes if route.keep_s > 0}
+        self.use_routes(routes)
         self._ack_timeout_s = ack_timeout_s
         self._loaded_key = 0
         self._loading = False
@@ -46,6 +46,10 @@ class Drain:
         self._progress_s = 0.0
         self._caution = Caution()
         self._window = 0
+
+    def use_routes(self, routes: list[Route]) -> None:
+        """These routes say how long a message is worth keeping."""
+        self._keep_s = {route.filter: route.keep_s for route in routes if route.keep_s > 0}
 
     # --- entries
 

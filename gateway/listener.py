@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self.held: list[wire.Publish] = []  # came, but the outbox had no room for them
         self.unacked_bytes = 0
         self.acked_s = 0.0
+        self.since_s = self.heard_s = time.monotonic()
         self.allowed = 0.0  # messages it may send now, where the rate is limited
         self._allowed_s = time.monotonic()
         self._transport: asyncio.Transport | None = None
@@ -63,7 +64,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        now_s = time.monotonic()
+        now_s = self.heard_s = time.monotonic()
         try:
             packets = self.core.feed(bytes(data), now_s)
             if packets:

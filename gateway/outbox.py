@@ -321,6 +321,10 @@ class Outbox:
             need_bytes -= size + ROW_OVERHEAD_BYTES
         return found
 
+    def reader(self) -> sqlite3.Connection:
+        """The database, for gateway/outbox_view.py to read in the same thread."""
+        return self._db
+
     def close(self) -> None:
         """Fold the WAL into the file and close it."""
         self._db.close()

@@ -1,0 +1,38 @@
+"""Is the promise at risk? For /readyz, /healthz, the panel and the metrics. No I/O.
+
+An upstream that is away is no reason: bridging that is what the gateway is for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.watch import Beat
+
+if TYPE_CHECKING:
+    from gateway.bridge import Bridge
+
+FULL = 0.95  # of the outbox's cap
+
+
+class Health:
+    """Reasons, in words; none is good."""
+
+    def __init__(self, bridge: Bridge, beat: Beat) -> None:
+        self._bridge, self._beat = bridge, beat
+
+    def sick(self) -> list[str]:
+        """What only a restart could mend."""
+        return ["watchdog: the disk's thread or the commits do not move"] \
+            if self._beat.late() else []
+
+    def at_risk(self) -> list[str]:
+        """Why devices should not count on an acknowledgement, or on the time in it."""
+        bridge, reasons = self._bridge, self.sick()
+        if bridge.committer.failing:
+            reasons.append(f"disk: {bridge.committer.failing}")
+        if bridge.queue.used_bytes > bridge.queue.max_bytes * FULL:
+            reasons.append("outbox: full")
+        if bridge.utc_ms() is None:
+            reasons.append("clock: not set yet")
+        return reasons

@@ -1,0 +1,69 @@
+"""How the gateway is, as data: for `tidegate status` and its sisters, and for the metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from gateway.outbox_view import page, summary
+
+if TYPE_CHECKING:
+    from gateway.bridge import Bridge
+
+
+def status_of(bridge: Bridge) -> dict[str, Any]:
+    """What a person or a script wants to know."""
+    door = bridge.door
+    return {
+        "id": bridge.config.id, "port": bridge.port, "upstream": bridge.upstream.state,
+        "connected_devices": len(bridge.clients),
+        "depth": bridge.queue.depth - len(bridge.committer.done),
+        "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,
+        "oldest_s": _oldest_s(bridge), "in_flight": len(bridge.flight.in_flight),
+        "refused": bridge.queue.refused, "delivered": bridge.drain.delivered,
+        "commits": bridge.committer.commits,
+        "longest_commit_ms": round(bridge.committer.longest_ms, 1),
+        "disk": bridge.committer.failing or "ok",
+        "upstream_connects": bridge.upstream.connects,
+        "counts": dict(bridge.counts), "dropped": dict(bridge.queue.dropped),
+        "closed": dict(bridge.listener.refused),
+        "logins": {} if door is None else dict(door.counts)}
+
+
+def _oldest_s(bridge: Bridge) -> int:
+    """Age of the oldest message in memory; what is only on disk came after those, save for the
+    time between a restart and the next connection."""
+    ages = [entry.age_s for entry in bridge.flight.in_flight.values()]
+    ages += [lane[0].age_s for lane in bridge.flight.lanes if lane]
+    return max(0, bridge.outbox.clock_s() - min(ages)) if ages else 0
+
+
+def devices_of(bridge: Bridge) -> dict[str, Any]:
+    """Everybody who is connected."""
+    now_s = time.monotonic()
+    rows = []
+    for conn in bridge.listener.connections:
+        if conn.session is None:
+            continue
+        rows.append({
+            "client": conn.session.client_id,
+            "name": conn.permit.name if conn.permit is not None else None, "peer": conn.peer,
+            "connected_s": round(now_s - conn.since_s), "silent_s": round(now_s - conn.heard_s, 1),
+            "held": len(conn.held), "subscriptions": sorted(conn.session.filters),
+            "dropped": conn.session.dropped})
+    return {"devices": sorted(rows, key=lambda row: str(row["client"]))}
+
+
+async def answer(bridge: Bridge, asked: str) -> dict[str, Any]:
+    """What the control socket says. Raises ValueError where it does not know the word."""
+    word, _, rest = asked.partition(" ")
+    if word in ("", "status"):
+        return status_of(bridge)
+    if word == "devices":
+        return devices_of(bridge)
+    if word == "outbox":
+        return await bridge.committer.read(
+            lambda: summary(bridge.outbox.reader(), bridge.outbox.clock_s()))
+    if word == "rows":
+        return await bridge.committer.read(lambda: page(bridge.outbox.reader(), int(rest)))
+    raise ValueError(asked)

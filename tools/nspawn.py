@@ -1,0 +1,132 @@
+"""A small Debian that a real systemd boots, in a container: for tests of the installed service.
+
+Needs root, debootstrap and systemd-nspawn. The container has this machine's network and a copy of
+the root of its own, thrown away after it; only its own process is ever stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from tools import cachedir, cleanroom, debian
+from tools.procs import die_with_us
+from tools.waiting import wait_until
+
+BASE = "systemd,systemd-sysv,dbus,make,python3,python3-venv,ca-certificates"
+PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter")
+
+
+def why_not() -> str | None:
+    """Why this machine cannot run a container; None where it can."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        missing.append("root")
+    return f"needs {', '.join(missing)}" if missing else None
+
+
+def _make(root: Path) -> None:
+    done = subprocess.run(
+        ["debootstrap", "--variant=minbase", f"--include={BASE}",
+         debian.os_release().get("VERSION_CODENAME", "stable"), str(root),
+         debian.machine_sources()[0].uri],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError("debootstrap failed: " + "; ".join(done.stdout.splitlines()[-3:]))
+
+
+@contextmanager
+def fresh_root() -> Iterator[Path]:
+    """A copy of the root, gone at the end."""
+    suite = debian.os_release().get("VERSION_CODENAME", "stable")
+    base = cachedir.once(f"service-{suite}", _make)
+    with tempfile.TemporaryDirectory(prefix="tidegate-root-") as folder:
+        root = Path(folder) / "root"
+        subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)
+        cleanroom.machine_settings(root)
+        yield root
+
+
+def run_in(root: Path, source: Path, commands: str) -> subprocess.CompletedProcess[str]:
+    """Run shell commands in a root that is not booted, with the project at /source."""
+    settings = cleanroom.pip_settings()
+    return subprocess.run(
+        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe",
+         f"--directory={root}", f"--bind-ro={source}:/source", "--chdir=/source",
+         *(f"--bind-ro={path}" for path in cleanroom.host_paths(settings)),
+         *(f"--setenv={key}={value}" for key, value in settings.items()),
+         "/bin/bash", "-ec", commands],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False)
+
+
+class Booted:
+    """The root with its systemd running; `run` enters it."""
+
+    def __init__(self, root: Path, log: Path) -> None:
+        self._root, self._log = root, log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+
+    def run(self, *argv: str, check: bool = True) -> str:
+        """Run a command inside; returns what it printed."""
+        done = subprocess.run(
+            ["nsenter", "--target", str(self._leader), "--mount", "--uts", "--ipc", "--pid",
+             "--root", "--wd", "--cgroup", *argv],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            timeout=60, check=False)
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(argv)}: {done.returncode}: {done.stdout}")
+        return done.stdout.strip()
+
+    def show(self, unit: str, name: str) -> str:
+        """One property of a unit."""
+        return self.run("systemctl", "show", unit, "-P", name)
+
+    def _child(self) -> int:
+        assert self._process is not None
+        task = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        # the container's first process is below the stub that holds its name spaces
+        pids = task.read_text().split()
+        return int(pids[-1]) if pids else 0
+
+    def _up(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            raise RuntimeError(f"the container ended: {self._log.read_text()[-500:]}")
+        self._leader = self._child()
+        if not self._leader:
+            return False
+        state = self.run("systemctl", "is-system-running", check=False).splitlines()[-1:]
+        return state in (["running"], ["degraded"])
+
+    def __enter__(self) -> Booted:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                die_with_us(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit",
+                             f"--directory={self._root}", "--boot", "--console=pipe"]),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            wait_until(self._up, 60.0, "systemd is up")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)  # nspawn asks its systemd to shut down
+        try:
+            self._process.wait(20.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
