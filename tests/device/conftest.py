@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tools import interpreter
+from tools.debian import Tree
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -21,6 +25,17 @@ _micropython = ModuleType("micropython")
 _micropython.const = lambda value: value  # type: ignore[attr-defined]
 sys.modules.setdefault("micropython", _micropython)
 sys.path.insert(0, str(ROOT / "device"))
+
+
+@lru_cache
+def open_copy(folder: Path) -> Path:
+    """Give a copy that an unprivileged user can read: root's project may lie in /root."""
+    if os.getuid() != 0:
+        return folder
+    place = Path(tempfile.mkdtemp(prefix="tidegate-device-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    place.chmod(0o755)
+    return Path(shutil.copytree(folder, place / folder.name, symlinks=True))
 
 
 class MicroPython:
@@ -32,11 +47,11 @@ class MicroPython:
 
     def start(self, script: str, *args: str, heap: str | None = None) -> subprocess.Popen[str]:
         """Start a script; its output is a pipe of lines."""
-        command = interpreter.obtain().command
+        command = Tree(open_copy(interpreter.obtain().tree.root)).program("micropython")
         if os.getuid() == 0:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-        command += ["-X", f"heapsize={heap or self._heap}", str(HERE / "mp" / script), *args]
-        paths = ":".join([str(path) for path in self._paths])
+        command += ["-X", f"heapsize={heap or self._heap}", str(open_copy(HERE / "mp") / script), *args]
+        paths = ":".join([str(open_copy(path)) for path in self._paths])
         env = {"MICROPYPATH": paths + ":.frozen", "PATH": "/usr/bin:/bin"}
         return subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
