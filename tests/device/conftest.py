@@ -50,7 +50,8 @@ class MicroPython:
         command = Tree(open_copy(interpreter.obtain().tree.root)).program("micropython")
         if os.getuid() == 0:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-        command += ["-X", f"heapsize={heap or self._heap}", str(open_copy(HERE / "mp") / script), *args]
+        place = open_copy(HERE / "mp")
+        command += ["-X", f"heapsize={heap or self._heap}", str(place / script), *args]
         paths = ":".join([str(open_copy(path)) for path in self._paths])
         env = {"MICROPYPATH": paths + ":.frozen", "PATH": "/usr/bin:/bin"}
         return subprocess.Popen(
