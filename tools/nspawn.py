@@ -21,6 +21,7 @@ from tools.procs import die_with_us
 from tools.waiting import wait_until
 
 BASE = "systemd,systemd-sysv,dbus,make,python3,python3-venv,ca-certificates"
+RUN_S = 120.0
 PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter")
 
 
@@ -54,13 +55,17 @@ def fresh_root() -> Iterator[Path]:
         yield root
 
 
+def _command(root: Path, source: Path) -> list[str]:
+    return ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--directory={root}",
+            f"--bind-ro={source}:/source",
+            *(f"--bind-ro={path}" for path in cleanroom.host_paths(cleanroom.pip_settings()))]
+
+
 def run_in(root: Path, source: Path, commands: str) -> subprocess.CompletedProcess[str]:
     """Run shell commands in a root that is not booted, with the project at /source."""
     settings = cleanroom.pip_settings()
     return subprocess.run(
-        ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--pipe",
-         f"--directory={root}", f"--bind-ro={source}:/source", "--chdir=/source",
-         *(f"--bind-ro={path}" for path in cleanroom.host_paths(settings)),
+        [*_command(root, source), "--pipe", "--chdir=/source",
          *(f"--setenv={key}={value}" for key, value in settings.items()),
          "/bin/bash", "-ec", commands],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -68,10 +73,10 @@ def run_in(root: Path, source: Path, commands: str) -> subprocess.CompletedProce
 
 
 class Booted:
-    """The root with its systemd running; `run` enters it."""
+    """The root with its systemd running and the project at /source; `run` enters it."""
 
-    def __init__(self, root: Path, log: Path) -> None:
-        self._root, self._log = root, log
+    def __init__(self, root: Path, source: Path, log: Path) -> None:
+        self._argv, self._log = _command(root, source), log
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
 
@@ -81,10 +86,15 @@ class Booted:
             ["nsenter", "--target", str(self._leader), "--mount", "--uts", "--ipc", "--pid",
              "--root", "--wd", "--cgroup", *argv],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=60, check=False)
+            timeout=RUN_S, check=False)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(argv)}: {done.returncode}: {done.stdout}")
         return done.stdout.strip()
+
+    def make(self, target: str) -> str:
+        """Run a target of the project's Makefile; returns what it printed."""
+        settings = [f"{key}={value}" for key, value in cleanroom.pip_settings().items()]
+        return self.run("env", *settings, "make", "-C", "/source", target, "PYTHON=python3")
 
     def show(self, unit: str, name: str) -> str:
         """One property of a unit."""
@@ -110,8 +120,7 @@ class Booted:
     def __enter__(self) -> Booted:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                die_with_us(["systemd-nspawn", "--quiet", "--register=no", "--keep-unit",
-                             f"--directory={self._root}", "--boot", "--console=pipe"]),
+                die_with_us([*self._argv, "--boot", "--console=pipe"]),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             wait_until(self._up, 60.0, "systemd is up")

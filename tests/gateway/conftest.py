@@ -49,3 +49,12 @@ def judge(upstream: Mosquitto) -> Iterator[Subscriber]:
     with Subscriber(upstream.port, client_id=f"judge-{id(upstream)}") as subscriber:
         subscriber.arrivals.clear()
         yield subscriber
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is slow runs only where it is asked for: `make service-test`."""
+    if "slow" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow") and "tests/gateway/" in item.nodeid:
+            item.add_marker(pytest.mark.skip(reason="takes long: make service-test"))
