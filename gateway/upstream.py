@@ -203,13 +203,23 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(str(error), by_broker=isinstance(error, (ConnectionResetError,
-                                                                 BrokenPipeError)))
+            self._close(self._last_words() or str(error),
+                        by_broker=isinstance(error, (ConnectionResetError, BrokenPipeError)))
             return
         if self._session.out:
             loop.add_writer(self._fd, self._drained)
         else:
             loop.remove_writer(self._fd)
+
+    def _last_words(self) -> str:
+        """What a broker said in TLS before it hung up: an alert that was not read yet."""
+        if not self.config.tls:
+            return ""
+        try:
+            self._session.receive()
+        except OSError as error:
+            return str(error)
+        return ""
 
     def _drained(self) -> None:
         self._flush()
