@@ -73,7 +73,10 @@ class _Line(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.write(self._hello)
+        if self._actor.made(self):
+            self.transport.write(self._hello)
+        else:
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         self.heard_s = asyncio.get_running_loop().time()
@@ -237,13 +240,17 @@ class Actor:
         while self._wanted:
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    _, line = await self._loop.create_connection(
+                    await self._loop.create_connection(
                         lambda: _Line(self, packet), self.host, self.port)
+                return
             except (OSError, TimeoutError):
                 await asyncio.sleep(RETRY_S)
-                continue
+
+    def made(self, line: _Line) -> bool:
+        """Take a new connection; tells whether it is wanted."""
+        if self._wanted and self._line is None:
             self._line = line
-            return
+        return self._line is line
 
     def lost(self, line: _Line) -> None:
         """Note the end of a connection."""
@@ -256,8 +263,6 @@ class Actor:
 
     def take(self, line: _Line, packet: Packet) -> None:
         """Take a packet that came."""
-        if self._line is None and self._wanted:
-            self._line = line  # it came before create_connection returned
         if line is not self._line or line.transport is None:
             return
         if packet.kind == CONNACK:

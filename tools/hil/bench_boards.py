@@ -152,7 +152,7 @@ class Relay:
     """A relay in a board's supply, driven by gpiozero. At rest the board has power."""
 
     def __init__(self, pin: int) -> None:
-        from gpiozero import OutputDevice  # type: ignore[import-untyped]
+        from gpiozero import OutputDevice
 
         self._device = OutputDevice(pin, initial_value=False)
 

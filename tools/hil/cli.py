@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tools.hil import record as recorder
+from tools.hil import run_cli
 from tools.hil.recording import Event, RecordingError, create, new_header, read, read_header
 from tools.hil.replay import Replay, replay_file
 from tools.ports import HOST
@@ -231,3 +232,7 @@ def show(recording: Path) -> None:
         topics.discard("")
     click.echo(f"{header.source}, begun {header.began}: {last_s:.1f} s, {told or 'nothing'}; "
                f"{len(clients)} clients, {len(topics)} topics")
+
+
+hil.add_command(run_cli.run)
+hil.add_command(run_cli.boards)

@@ -214,9 +214,11 @@ class _Runner:
         return found
 
     async def _watch(self) -> None:
-        """Sample the backlog, and see whether the gateway ends by itself."""
+        """Sample the backlog, keep the clients alive, see whether the gateway ends by itself."""
         gone = False
         while True:
+            for _, replay in self.replays:
+                replay.tick()
             depth = await asyncio.to_thread(self.site.gateway.depth)
             if depth is not None:
                 self.run.depth.append((self.now_s(), depth))

@@ -33,6 +33,8 @@ from tools.verdict import Record
 
 T = TypeVar("T")
 ONLINE_S = 30.0
+SAVE_AT_END = ("autosave_on_changes false", "autosave_interval 1800")
+"""A broker that is only stopped saves all when it ends; to save at each change is slow."""
 
 
 class Site:
@@ -77,7 +79,8 @@ class Site:
         for fault in self.scenario.faults:
             if fault.do.startswith("board.") and not self.scenario.boards.count:
                 raise ChildError(f"{fault.do}: the scenario has no boards")
-        self.upstream = Mosquitto(self.folder / "upstream")
+        killed = any(fault.do == "upstream.kill" for fault in self.scenario.faults)
+        self.upstream = Mosquitto(self.folder / "upstream", extra=() if killed else SAVE_AT_END)
         await self.in_thread(self.upstream.start)
         up = self.links["upstream"] = Proxy(self.upstream.port)
         up.tap, up.on_end = self.sights.tap, self.sights.forget

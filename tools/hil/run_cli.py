@@ -1,0 +1,119 @@
+"""`tidegate hil run` and `tidegate hil boards`."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tools.debian import FetchError
+from tools.hil import report
+from tools.hil.bench import Bench, BenchError, NoBoardError, plugged_in
+from tools.hil.recording import RecordingError
+from tools.hil.run import Run, run_scenario
+from tools.hil.scenario import Scenario, ScenarioError, load, names
+from tools.judge import JudgeError
+from tools.ports import PortError
+from tools.procs import ChildError
+
+INVALID = 3
+BROKEN = (ChildError, PortError, JudgeError, FetchError, NoBoardError, RecordingError)
+
+
+def load_bench(path: Path | None) -> Bench:
+    """Return the bench of a hil.toml, a virtual one where none is named."""
+    return Bench.virtual() if path is None else Bench.load(path)
+
+
+def exit_code(runs: list[Run]) -> int:
+    """Return 0 where all passed, 3 where one was INVALID, else 1."""
+    outcomes = {run.verdict.outcome for run in runs}
+    return INVALID if "INVALID" in outcomes else 1 if "FAIL" in outcomes else 0
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@click.command()
+@click.argument("scenarios", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--seconds", type=click.FloatRange(min=2),
+              help="Shorten or stretch each scenario to this length [s].")
+@click.option("--hil", "hil_toml", type=click.Path(path_type=Path),
+              help="The boards of the bench; virtual ones where none is named.")
+@click.option("--carrier", type=click.Choice(["tidegate", "mosquitto"]), default="tidegate",
+              show_default=True, help="What carries the messages; mosquitto: its own bridge.")
+@click.option("--fault", default="", help="Plant a fault of tools.faulty_gateway.")
+@click.option("--report", "folder", type=click.Path(path_type=Path),
+              help="Write report.html, junit.xml and the logs into this folder.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the table.")
+def run(scenarios: tuple[Path, ...], seconds: float | None, hil_toml: Path | None, carrier: str,
+        fault: str, folder: Path | None, quiet: bool) -> None:
+    """Run scenarios (files, or names of ours; all of ours where none is named) and judge them.
+
+    Exit code 0: all PASS; 1: a FAIL; 2: a scenario could not run; 3: one was INVALID.
+    """
+    console = Console()
+    signal.signal(signal.SIGTERM, _interrupt)
+    runs: list[Run] = []
+    work = Path(tempfile.mkdtemp(prefix="tidegate-hil-"))
+    code = 2
+    try:
+        bench = load_bench(hil_toml)
+        loaded = [load(path) for path in scenarios or map(Path, names())]
+        for scenario in loaded:
+            runs.append(_one(scenario, work, bench, seconds or 0.0, carrier, fault,
+                             None if quiet else console))
+        code = exit_code(runs)
+    except (ScenarioError, BenchError, *BROKEN) as error:
+        click.echo(f"hil: error: {error}", err=True)
+    except KeyboardInterrupt:
+        click.echo("hil: stopped; nothing was judged", err=True)
+        code = 130
+    if runs:
+        report.to_terminal(runs, console)
+    if folder is not None and runs:
+        page, xml = report.write(runs, folder)
+        for path in sorted(work.rglob("*.log")):
+            target = folder / "logs" / path.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        console.print(f"report: {page}, {xml}", highlight=False, soft_wrap=True)
+    shutil.rmtree(work, ignore_errors=True)
+    sys.exit(code)
+
+
+def _one(scenario: Scenario, work: Path, bench: Bench, seconds: float, carrier: str, fault: str,
+         console: Console | None) -> Run:
+    def say(line: str) -> None:
+        if console is not None:
+            console.print(f"  {line}", highlight=False, markup=False)
+
+    if console is not None:
+        console.print(f"[bold]{scenario.name}[/]: {scenario.title}", highlight=False)
+    folder = work / scenario.name
+    folder.mkdir()
+    return asyncio.run(run_scenario(scenario, folder, bench, seconds=seconds, carrier=carrier,
+                                    fault=fault, say=say))
+
+
+@click.command()
+@click.option("--hil", "hil_toml", type=click.Path(path_type=Path))
+def boards(hil_toml: Path | None) -> None:
+    """List what is plugged in, and the boards of a hil.toml with what they can."""
+    for port, serial_number, fits in plugged_in():
+        click.echo(f"plugged in: {port} serial={serial_number or '?'} fits: {fits or '?'}")
+    try:
+        bench = load_bench(hil_toml)
+    except BenchError as error:
+        click.echo(f"hil: error: {error}", err=True)
+        sys.exit(2)
+    for entry in bench.entries:
+        state = "virtual" if entry.virtual else entry.find_port() or "not plugged in"
+        click.echo(f"{entry.name}: {entry.kind}, {state}; {', '.join(sorted(entry.has))}")
