@@ -27,11 +27,10 @@ from tools.board_errors import (
     FullError,
     LinkError,
     OnBoardError,
-    PortError,
     SilentError,
     UnpluggedError,
 )
-from tools.serial_port import why_not
+from tools.serial_port import open_port
 
 ANSWER_S = 15.0  # the longest a piece of code may take
 STOP_S = 10.0  # the longest a firmware may take to let go
@@ -46,16 +45,20 @@ class BoardLink:
         self._transport: Any = None
 
     def __enter__(self) -> Self:
-        try:
-            self._transport = SerialTransport(self.port, baudrate=115200, timeout=0.2)
-        except TransportError as error:
-            raise PortError(why_not(self.port)) from error
+        self._transport = open_port(self._open, self.port)
         try:
             self.restart_raw()
         except LinkError:
             self.close()
             raise
         return self
+
+    def _open(self) -> Any:
+        """Open the port; None where mpremote could not."""
+        try:
+            return SerialTransport(self.port, baudrate=115200, timeout=0.2)
+        except TransportError:
+            return None
 
     def __exit__(
         self,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import serial
 import serial.tools.list_ports
 
 from tools.board_errors import PortError, UnpluggedError
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,65 @@ def ports() -> list[Port]:
     ]
 
 
-def why_not(path: str) -> str:
-    """Say why a port cannot be opened."""
+BUSY_S = 1.0  # how long a port in use is tried again: its last user may just be letting go
+
+
+def open_port(open_it: Callable[[], Opened], path: str) -> Opened:
+    """Open a port by `open_it`, which raises OSError or gives None. Raises PortError."""
+    end = time.monotonic() + BUSY_S
+    while True:
+        try:
+            opened = open_it()
+            if opened is not None:
+                return opened
+            reason: OSError | None = None
+        except OSError as error:
+            reason = error
+        if time.monotonic() > end or not _may_pass(path):
+            raise PortError(_why_not(path)) from reason
+        time.sleep(0.05)
+
+
+def _refusal(path: str) -> OSError | None:
+    """Try a port once; gives what is in the way."""
     try:
         serial.Serial(path, exclusive=True).close()
     except OSError as error:
-        code = getattr(error, "errno", None)
-        if code == errno.ENOENT or "No such file" in str(error):
-            return f"{path}: no such port; `tidegate board list` shows what is plugged in"
-        if code in (errno.EAGAIN, errno.EBUSY) or "lock" in str(error):
-            return f"{path}: in use by another program; close it and try again"
-        if code == errno.EACCES:
-            return f"{path}: no permission; add yourself to the group dialout"
-        return f"{path}: {error}"
-    return f"{path}: cannot be opened"
+        return error
+    return None
+
+
+def _is_busy(error: OSError) -> bool:
+    return error.errno in (errno.EAGAIN, errno.EBUSY) or "lock" in str(error)
+
+
+def _may_pass(path: str) -> bool:
+    """Say whether what is in the way may be gone in a moment."""
+    error = _refusal(path)
+    return error is None or _is_busy(error)
+
+
+def _why_not(path: str) -> str:
+    """Say why a port cannot be opened."""
+    error = _refusal(path)
+    if error is None:
+        return f"{path}: cannot be opened"
+    if error.errno == errno.ENOENT or "No such file" in str(error):
+        return f"{path}: no such port; `tidegate board list` shows what is plugged in"
+    if _is_busy(error):
+        return f"{path}: in use by another program; close it and try again"
+    if error.errno == errno.EACCES:
+        return f"{path}: no permission; add yourself to the group dialout"
+    return f"{path}: {error}"
 
 
 class Console:
     """A board's console without stopping its firmware."""
 
     def __init__(self, port: str) -> None:
-        try:
-            self._serial = serial.Serial(port, 115200, timeout=0.2, exclusive=True)
-        except OSError as error:
-            raise PortError(why_not(port)) from error
+        self._serial = open_port(
+            lambda: serial.Serial(port, 115200, timeout=0.2, exclusive=True), port
+        )
         self.port = port
 
     def lines(self, timeout_s: float | None = None) -> Iterator[str]:
