@@ -11,7 +11,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo flash deploy bench crash cleanroom clean install upgrade uninstall service-test
+.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -49,6 +49,10 @@ demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
 
 crash: setup ## kill -9 the gateway N times under load and judge what was lost (N=1000, SEED=)
 	$(VENV)/python -m tools.crash --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+hil: setup ## every scenario in full on the boards of a bench (HIL=hil.toml; docs/hil.md)
+	@$(VENV)/tidegate hil check $(HIL)
+	$(VENV)/pytest tests/hil -m "slow or not slow" --hil $(HIL) $(ARGS)
 
 bench: setup ## the gateway against Mosquitto's bridge under the same load (ARGS=--help)
 	$(VENV)/python -m tools.bench $(ARGS)

@@ -236,3 +236,4 @@ def show(recording: Path) -> None:
 
 hil.add_command(run_cli.run)
 hil.add_command(run_cli.boards)
+hil.add_command(run_cli.check)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tools.debian import FetchError
 from tools.hil import report
-from tools.hil.bench import Bench, BenchError, NoBoardError, plugged_in
+from tools.hil.bench import NEEDED, Bench, BenchError, NoBoardError, plugged_in
 from tools.hil.recording import RecordingError
 from tools.hil.run import Run, run_scenario
 from tools.hil.scenario import Scenario, ScenarioError, load, names
@@ -117,3 +117,27 @@ def boards(hil_toml: Path | None) -> None:
     for entry in bench.entries:
         state = "virtual" if entry.virtual else entry.find_port() or "not plugged in"
         click.echo(f"{entry.name}: {entry.kind}, {state}; {', '.join(sorted(entry.has))}")
+
+
+@click.command()
+@click.argument("hil_toml", type=click.Path(path_type=Path), required=False)
+def check(hil_toml: Path | None) -> None:
+    """Say whether a hil.toml can be used, or what a bench needs; exit code 2 where not."""
+    if hil_toml is None or not str(hil_toml).strip("."):
+        click.echo(NEEDED, err=True)
+        for port, serial_number, fits in plugged_in():
+            click.echo(f"plugged in: {port} serial={serial_number or '?'} fits: {fits or '?'}",
+                       err=True)
+        sys.exit(2)
+    try:
+        bench = Bench.load(hil_toml)
+    except BenchError as error:
+        click.echo(f"hil: error: {error}", err=True)
+        sys.exit(2)
+    missing = [entry.name for entry in bench.entries
+               if not entry.virtual and entry.find_port() is None]
+    if len(missing) == len(bench.entries):
+        click.echo(f"hil: error: none is plugged in: {', '.join(missing)}", err=True)
+        sys.exit(2)
+    click.echo(f"bench: {', '.join(entry.name for entry in bench.entries)}"
+               + (f"; not plugged in: {', '.join(missing)}" if missing else ""))

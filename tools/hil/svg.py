@@ -73,6 +73,7 @@ class Timeline:
         shown = list(lanes)[:MOST_LANES]
         more = len(lanes) - len(shown)
         self._frame(0, title + (f" (+{more})" if more else ""), 0)
+        self._y += 12
         tables = [Counter((lane, int(BINS * min(t_s, self.end_s) / self.end_s))
                           for t_s, lane in times) for times in (sent, arrived)]
         most = max((max(table.values(), default=1) for table in tables), default=1)
