@@ -46,6 +46,7 @@ class Drain:
         self._progress_s = 0.0
         self._caution = Caution()
         self._window = 0
+        self._lowered_said = False
 
     def use_routes(self, routes: list[Route]) -> None:
         """These routes say how long a message is worth keeping."""
@@ -179,6 +180,9 @@ class Drain:
     def upstream_acks(self, acks: list[wire.Ack]) -> None:
         progress = self.flight.acks(acks)
         self._progress_s = time.monotonic()
+        if self.flight.lowered and not self._lowered_said:
+            self._lowered_said = True
+            log.warning("the broker takes QoS 2 at QoS 1: nothing is lost, some may come twice")
         if self._caution.acknowledged(len(acks)):
             self.flight.limits.window = self._window
         if progress.reply:

@@ -72,6 +72,7 @@ class Flight:
         self.in_flight: dict[int, Entry] = {}  # by packet identifier, in order of first send
         self.lanes: tuple[deque[Entry], ...] = (deque(), deque(), deque())
         self.acknowledged = 0  # messages done, ever
+        self.lowered = 0  # QoS 2 messages that the upstream took at QoS 1
         self.oversized: list[Entry] = []  # found by `send`, to be set aside
         self._open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
         self._free = deque(range(1, MIDS + 1))
@@ -237,8 +238,10 @@ class Flight:
                 continue  # of a message that has ended, or that is not ours
             elif kind == PUBACK and ack.reason >= 0x80 and not entry.taken:
                 self._refuse(entry, ack.reason, progress)
-            elif entry.released if kind == PUBCOMP else \
-                    not entry.taken and min(entry.qos, max_qos) == 1:
+            elif entry.released if kind == PUBCOMP else not entry.taken and not entry.released:
+                # PUBACK for QoS 2 breaks 4.3.3, and is how RabbitMQ's MQTT plugin says that it
+                # took the message, at QoS 1.
+                self.lowered += min(entry.qos, max_qos) == 2
                 del flying[mid]
                 self._open -= 1
                 progress.done.append(entry)
