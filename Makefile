@@ -11,7 +11,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test
+.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test broker-test
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -74,6 +74,9 @@ uninstall: ## sudo make uninstall: config and outbox stay, unless PURGE=1
 
 service-test: setup ## install, crash, hang, reload, upgrade in a Debian that systemd boots (root)
 	$(VENV)/pytest -m slow tests/gateway/test_service_systemd.py $(ARGS)
+
+broker-test: setup ## RabbitMQ's MQTT plugin and aedes as upstreams, fetched into .cache
+	$(VENV)/pytest -m slow tests/gateway/test_upstream_others.py $(ARGS)
 
 cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
 	$(PYTHON) -m tools.cleanroom
