@@ -241,7 +241,7 @@ class Flight:
             elif entry.released if kind == PUBCOMP else not entry.taken and not entry.released:
                 # PUBACK for QoS 2 breaks 4.3.3, and is how RabbitMQ's MQTT plugin says that it
                 # took the message, at QoS 1.
-                self.lowered += min(entry.qos, max_qos) == 2
+                self.lowered += kind == PUBACK and min(entry.qos, max_qos) == 2
                 del flying[mid]
                 self._open -= 1
                 progress.done.append(entry)
