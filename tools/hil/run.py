@@ -92,8 +92,7 @@ class _Runner:
         scenario, seconds = self.site.scenario, self.run.seconds
         self.run.began_ns = time.monotonic_ns()
         watching = [asyncio.create_task(self._watch())]
-        if self.site.playback is not None:
-            watching.append(asyncio.create_task(self.site.playback.run()))
+        watching += [asyncio.create_task(playback.run()) for playback in self.site.playbacks]
         scale = seconds / scenario.seconds
         playing = []
         for traffic in scenario.traffic:

@@ -50,7 +50,7 @@ class Site:
         self.boards: list[BenchBoard] = []
         self.links: dict[str, Proxy] = {}
         self.sights = Sights()
-        self.playback: Playback | None = None
+        self.playbacks: list[Playback] = []
         self.gateway_meant_down = False
         self._carrier, self._fault, self._on_arrival = carrier, fault, on_arrival
         self._stack = ExitStack()
@@ -119,7 +119,7 @@ class Site:
                                 period_s=wanted.period_s)
                 if wanted.playback:
                     path = Path(self.scenario.folder) / wanted.playback
-                    self.playback = Playback(path, board.world)
+                    self.playbacks.append(Playback(path, board.world))
             else:
                 board = Real(entry, self.folder / "boards")
             self.boards.append(board)
