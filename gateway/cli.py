@@ -74,13 +74,16 @@ def run(path: Path, check: bool) -> None:
     log.set_up(config.log_level)
     from gateway.service import Service
 
-    serving = Service(path, config).run()
+    service = Service(path, config)
+    serving = service.run()
     try:
         import uvloop
     except ImportError:  # it only makes it faster
         asyncio.run(serving)
     else:
         uvloop.run(serving)
+    if service.exit_code:
+        sys.exit(service.exit_code)
 
 
 @cli.command()

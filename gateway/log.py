@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
+from collections.abc import Callable
 
+SAME_MOST, WINDOW_S = 20, 10.0  # lines of one kind in that time; the rest is counted
 _LEVELS = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -22,8 +25,32 @@ class _Formatter(logging.Formatter):
         return f"<{_LEVELS.get(record.levelname, 6)}>{text}" if self._journal else text
 
 
+class Calm(logging.Filter):
+    """In a storm, SAME_MOST lines of one kind in WINDOW_S; then a count of the others.
+
+    A kind is a logger and the text before its values are put in.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now_s = now_s
+        self._seen: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to let a record through; it may say how many were held back before it."""
+        kind, now_s = (record.name, str(record.msg)), self._now_s()
+        began_s, count = self._seen.get(kind, (now_s, 0))
+        if now_s - began_s >= WINDOW_S:
+            if count > SAME_MOST:
+                record.msg = f"{record.msg} (and {count - SAME_MOST} like it before, not shown)"
+            began_s, count = now_s, 0
+        self._seen[kind] = began_s, count + 1
+        return count < SAME_MOST
+
+
 def set_up(level: str) -> None:
     """Log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(Calm())
     handler.setFormatter(_Formatter("JOURNAL_STREAM" in os.environ))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -29,6 +29,7 @@ log = logging.getLogger("tidegate.service")
 
 STATUS_S = 5.0
 BEAT_S = 5.0  # without a watchdog
+STOPPED_BY_HAND = 3  # the unit does not start it again then
 
 
 class Notify:
@@ -66,6 +67,7 @@ class Service:
         self._limit_s = watchdog_s()
         self._stop = asyncio.Event()
         self.reloads = 0
+        self.exit_code = 0
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT; SIGHUP reloads."""
@@ -77,7 +79,8 @@ class Service:
         beat = Beat(bridge.committer, self._limit_s / 4 if self._limit_s else BEAT_S)
         health = Health(bridge, beat)
         http = HttpServer(self._config.http, bridge.status, health)
-        panel = None if self._config.panel is None else Panel(self._config.panel, self._stop.set)
+        panel = None if self._config.panel is None else Panel(self._config.panel,
+                                                                 self._stopped_by_hand)
         await bridge.open()
         await http.open()
         loop.add_signal_handler(signal.SIGHUP, self._reload, bridge)
@@ -98,6 +101,10 @@ class Service:
         for job in done:
             if not job.cancelled():
                 job.result()
+
+    def _stopped_by_hand(self) -> None:
+        self.exit_code = STOPPED_BY_HAND
+        self._stop.set()
 
     def _fed(self) -> None:
         if self._limit_s:

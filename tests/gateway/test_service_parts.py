@@ -14,6 +14,7 @@ from gpiozero.pins.mock import MockFactory
 
 from gateway.commit import Committer, Pacer
 from gateway.exposure import PanelConfig
+from gateway.log import SAME_MOST, WINDOW_S, Calm
 from gateway.outbox import Outbox
 from gateway.panel import AWAY, FAULT, GROWING, WELL, Panel, state_of
 from gateway.watch import Beat
@@ -53,6 +54,27 @@ def test_beat_stops_while_the_disk_hangs_and_goes_on_after(tmp_path: Path) -> No
         committer.close()
 
     asyncio.run(run())
+
+
+def test_storm_of_one_line_is_counted_and_others_come_through() -> None:
+    now_s = [0.0]
+    calm, shown = Calm(lambda: now_s[0]), []
+
+    def say(text: str, *values: object) -> None:
+        record = logging.LogRecord("x", logging.WARNING, "", 0, text, values, None)
+        if calm.filter(record):
+            shown.append(record.getMessage())
+
+    for number in range(1000):
+        say("closed peer=%s", number)
+    say("something else")
+    assert len(shown) == SAME_MOST + 1
+    assert shown[-1] == "something else"
+    now_s[0] = WINDOW_S
+    say("closed peer=%s", "last")
+    say("closed peer=%s", "after")
+    assert shown[-2:] == ["closed peer=last (and 980 like it before, not shown)",
+                          "closed peer=after"]
 
 
 @pytest.mark.parametrize(("reasons", "upstream", "depth", "state"), [
