@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import ModuleType
 
 import click
 
@@ -13,6 +14,15 @@ from gateway.errors import CertificateError
 _FOLDER = click.option("-d", "--folder", type=click.Path(path_type=Path),
                        default=Path("/etc/tidegate/certs"), show_default=True,
                        help="Where the keys and certificates are.")
+
+
+def _authority() -> ModuleType:
+    try:
+        from gateway import certs
+    except ModuleNotFoundError as error:
+        raise CertificateError(f"certs needs {error.name}: pip install 'tidegate[certs]'") \
+            from error
+    return certs
 
 
 @click.group()
@@ -25,9 +35,7 @@ def certs() -> None:
 @click.option("--name", default="Tidegate CA", show_default=True)
 def ca(folder: Path, name: str) -> None:
     """Make the authority: ca.crt for the devices, ca.key to be kept safe."""
-    from gateway import certs as authority
-
-    click.echo(authority.make_ca(folder, name))
+    click.echo(_authority().make_ca(folder, name))
 
 
 @certs.command()
@@ -37,10 +45,8 @@ def ca(folder: Path, name: str) -> None:
 @click.argument("hosts", nargs=-1)
 def server(folder: Path, hosts: tuple[str, ...], days: int, replace: bool) -> None:
     """Make the gateway's certificate, for the names and addresses that devices connect to."""
-    from gateway import certs as authority
-
     named = list(hosts) or [socket.gethostname(), f"{socket.gethostname()}.local"]
-    click.echo(authority.issue(folder, "server", named[0], named, days, replace=replace))
+    click.echo(_authority().issue(folder, "server", named[0], named, days, replace=replace))
 
 
 @certs.command()
@@ -50,8 +56,6 @@ def server(folder: Path, hosts: tuple[str, ...], days: int, replace: bool) -> No
 @click.argument("name")
 def device(folder: Path, name: str, days: int, replace: bool) -> None:
     """Make a device's certificate. `tidegate device add --certificate NAME` lets it in."""
-    from gateway import certs as authority
-
     if not NAME.fullmatch(name) or name in ("ca", "server"):
         raise CertificateError(f"{name!r}: use 1 to 32 of A-Z a-z 0-9 _ -, and not ca or server")
-    click.echo(authority.issue(folder, name, name, [], days, replace=replace))
+    click.echo(_authority().issue(folder, name, name, [], days, replace=replace))
