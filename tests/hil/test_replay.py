@@ -103,6 +103,25 @@ def test_replay_plays_who_was_recorded(tmp_path: Path, broker: Mosquitto) -> Non
     assert seen[0].keepalive_s == 33
 
 
+def test_wire_recorder_end_is_no_cut(broker: Mosquitto) -> None:
+    seen: list[Event] = []
+
+    async def run() -> None:
+        recorder = WireRecorder(seen.append, {"device": (0, broker.port)})
+        over, ready = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(recorder.run(over, ready.set))
+        await ready.wait()
+        replay = Replay(recorder.proxies["device"].port)
+        await replay.play(steady(3, 100, clients=1))
+        await replay.drain(5)
+        over.set()
+        await task
+        await replay.close()
+
+    asyncio.run(run())
+    assert [event.e for event in seen] == ["connect", *["publish"] * 3]
+
+
 def test_replay_sends_again_what_a_cut_left_open(broker: Mosquitto) -> None:
     count = 400
 

@@ -116,7 +116,7 @@ class WireRecorder:
     """
 
     def __init__(self, emit: Callable[[Event], None], sides: dict[str, tuple[int, int]]) -> None:
-        self._emit = emit
+        self._emit, self._over = emit, False
         self._began_ns = time.monotonic_ns()
         self.proxies: dict[str, Proxy] = {}
         for side, (port, target_port) in sides.items():
@@ -129,8 +129,11 @@ class WireRecorder:
             if direction == "up":
                 tap.feed(link, time.monotonic_ns() - self._began_ns, data)
 
-        proxy.tap = see
-        proxy.on_end = lambda link: tap.end(link, time.monotonic_ns() - self._began_ns)
+        def end(link: Link) -> None:
+            if not self._over:  # what is still open then was not ended by anybody but us
+                tap.end(link, time.monotonic_ns() - self._began_ns)
+
+        proxy.tap, proxy.on_end = see, end
         return proxy
 
     async def run(self, until: asyncio.Event, ready: Callable[[], None] = lambda: None) -> None:
@@ -141,6 +144,7 @@ class WireRecorder:
             ready()
             await until.wait()
         finally:
+            self._over = True
             for proxy in self.proxies.values():
                 if proxy.port:
                     await proxy.stop()
