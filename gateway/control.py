@@ -19,6 +19,7 @@ from gateway.errors import TidegateError
 log = logging.getLogger("tidegate.control")
 
 TIMEOUT_S = 3.0
+OUTBOX_S = 120.0  # to count a full outbox on a slow card
 _PATH_MOST = 100  # sun_path holds 108 bytes
 
 
@@ -72,7 +73,7 @@ def ask(outbox: Path, what: str = "status") -> dict[str, Any]:
     parts: list[bytes] = []
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(TIMEOUT_S)
+            sock.settimeout(OUTBOX_S if what == "outbox" else TIMEOUT_S)
             sock.connect(str(path))
             sock.sendall(f"{what}\n".encode())
             while part := sock.recv(65_536):

@@ -83,7 +83,7 @@ def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
     try:
         found = control.ask(file, "outbox")
     except NotRunningError:
-        found = outbox_view.summary(outbox_view.open_closed(file))
+        found = outbox_view.closed_summary(file)
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -14,24 +14,45 @@ from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT
 
 LANES = {URGENT: "urgent", LIVE: "live", BACKLOG: "backlog", REFUSED: "refused"}
 PAGE_ROWS = 500
+STEP_ROWS = 20_000
 PAGE_BYTES = 1 << 20
 
 
-def summary(db: sqlite3.Connection, clock_s: int | None = None) -> dict[str, Any]:
-    """Depth, bytes and the oldest of each route and lane. Reads the whole table once.
+class Summary:
+    """Depth, bytes and the oldest of each route and lane, read in steps: a full outbox takes a
+    card many seconds, and commits have to go on between."""
 
-    clock_s: the outbox's clock now, see Outbox.clock_s; the newest message's where nobody runs.
-    """
-    rows = db.execute(
-        f"SELECT route, key >> {LANE_SHIFT}, count(*), sum(length(topic) + length(payload)), "
-        "min(age_s) FROM msg GROUP BY 1, 2 ORDER BY 1, 2").fetchall()
-    if clock_s is None:
-        clock_s = db.execute("SELECT ifnull(max(age_s), 0) FROM msg").fetchone()[0]
-    routes = [{"route": route, "lane": LANES[lane], "depth": count,
-               "bytes": size + count * ROW_OVERHEAD_BYTES, "oldest_s": max(0, clock_s - first)}
-              for route, lane, count, size, first in rows]
-    return {"depth": sum(r["depth"] for r in routes), "bytes": sum(r["bytes"] for r in routes),
-            "oldest_s": max((r["oldest_s"] for r in routes), default=0), "routes": routes}
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, int], list[int]] = {}  # messages, bytes, age_s of the oldest
+        self._key = self._newest_s = -1
+
+    def step(self, db: sqlite3.Connection) -> bool:
+        """Read the next STEP_ROWS; False where there are none."""
+        rows = db.execute(
+            f"SELECT route, key >> {LANE_SHIFT}, count(*), sum(length(topic) + length(payload)), "
+            "min(age_s), max(age_s), max(key) FROM (SELECT * FROM msg WHERE key > ? ORDER BY key "
+            "LIMIT ?) GROUP BY 1, 2", (self._key, STEP_ROWS)).fetchall()
+        for route, lane, count, size, first_s, last_s, key in rows:
+            had = self._found.setdefault((route, lane), [0, 0, first_s])
+            had[0] += count
+            had[1] += size + count * ROW_OVERHEAD_BYTES
+            had[2] = min(had[2], first_s)
+            self._key, self._newest_s = max(self._key, key), max(self._newest_s, last_s)
+        return bool(rows)
+
+    def result(self, clock_s: int | None = None) -> dict[str, Any]:
+        """What was read.
+
+        clock_s: the outbox's clock now, see Outbox.clock_s; where nobody runs it, the newest
+        message's.
+        """
+        now_s = self._newest_s if clock_s is None else clock_s
+        routes: list[dict[str, Any]] = [
+            {"route": route, "lane": LANES[lane], "depth": count, "bytes": size,
+             "oldest_s": max(0, now_s - first_s)}
+            for (route, lane), (count, size, first_s) in sorted(self._found.items())]
+        return {"depth": sum(r["depth"] for r in routes), "bytes": sum(r["bytes"] for r in routes),
+                "oldest_s": max((r["oldest_s"] for r in routes), default=0), "routes": routes}
 
 
 def page(db: sqlite3.Connection, after_key: int) -> dict[str, Any]:
@@ -62,6 +83,14 @@ def open_closed(path: Path) -> sqlite3.Connection:
         raise OutboxError(f"{path}: {error}; nothing has been sent yet, it is in use, or it is "
                           "not an outbox") from error
     return db
+
+
+def closed_summary(path: Path) -> dict[str, Any]:
+    """The summary of an outbox that no gateway runs on."""
+    db, found = open_closed(path), Summary()
+    while found.step(db):
+        pass
+    return found.result()
 
 
 def all_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from gateway.outbox_view import page, summary
+from gateway.outbox_view import Summary, page
 
 if TYPE_CHECKING:
     from gateway.bridge import Bridge
@@ -62,8 +62,10 @@ async def answer(bridge: Bridge, asked: str) -> dict[str, Any]:
     if word == "devices":
         return devices_of(bridge)
     if word == "outbox":
-        return await bridge.committer.read(
-            lambda: summary(bridge.outbox.reader(), bridge.outbox.clock_s()))
+        found = Summary()
+        while await bridge.committer.read(lambda: found.step(bridge.outbox.reader())):
+            pass
+        return found.result(bridge.outbox.clock_s())
     if word == "rows":
         return await bridge.committer.read(lambda: page(bridge.outbox.reader(), int(rest)))
     raise ValueError(asked)

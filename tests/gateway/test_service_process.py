@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gateway import outbox_view
 from gateway.cli import cli
 from tools.gateway_process import PROJECT, Gateway
 from tools.install import Layout
@@ -167,7 +168,9 @@ def run(*args: str) -> str:
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_outbox_tells_depth_by_route_and_exports_all(tmp_path: Path, running: bool) -> None:
+def test_outbox_tells_depth_by_route_and_exports_all(
+        tmp_path: Path, running: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_view, "STEP_ROWS", 99)
     gateway = Gateway(tmp_path / "gw", free_port(), settings=ROUTE + '[[route]]\n')
     gateway.start()
     with RawClient(gateway.port) as client:
