@@ -108,6 +108,14 @@ def test_reload_under_load_applies_a_route_and_loses_nothing(
     came = [(a.topic, int(a.payload)) for a in judge.arrivals if a.topic.endswith("a/x")]
     assert [number for _, number in came] == list(range(1, sent + 1))
     assert {topic for topic, _ in came} == {"old/a/x", "new/a/x"}
+    assert "only a restart" not in gateway.child.log.read_text()
+
+
+def test_reload_names_what_waits_for_a_restart(gateway: Gateway, systemd: Systemd) -> None:
+    gateway.config.write_text(gateway.config.read_text().replace("commit_ms = 0", "commit_ms = 9"))
+    gateway.child.signal(signal.SIGHUP)
+    systemd.wait("READY=1", 2)
+    assert "only a restart makes it so settings=outbox\n" in gateway.child.log.read_text()
 
 
 def test_reload_of_a_broken_config_changes_nothing(gateway: Gateway, systemd: Systemd,
