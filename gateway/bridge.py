@@ -67,7 +67,8 @@ class Bridge:
             allow_anonymous=config.listener.allow_anonymous)
         self.listener = Listener(config.listener, self.door or self.clients)
         self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
-        self.upstream = Upstream(config.upstream, self.drain, self.status_topic)
+        self.upstream = Upstream(config.upstream, self.drain, self.status_topic,
+                                 forget=self.outbox.new)
         self.drain.upstream = self.upstream
         self.local_broker = None if config.broker is None else LocalBroker(
             config.broker, self.clients,

@@ -123,6 +123,7 @@ class Outbox:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.set_aside: Path | None = None
+        self.new = False  # made just now: nothing is known of what was sent before
         self._runs_noted = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +160,7 @@ class Outbox:
             if version > SCHEMA_VERSION:
                 raise OutboxError(f"{self.path}: written by a newer Tidegate (format {version}, "
                                   f"this one reads up to {SCHEMA_VERSION}); install that version")
+            self.new = version == 0
             if version == 0:
                 db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
             problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]

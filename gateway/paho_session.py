@@ -36,11 +36,14 @@ class PahoSession(paho.Client):
     """One persistent session.
 
     opened: called with session present, what the CONNACK allows, and the Server Keep Alive [s]
-    (0 where it says none). closing: called before paho closes its socket.
+    (0 where it says none). closing: called before paho closes its socket. forget: begin with a
+    session of no past, since the outbox that knew its packet identifiers is gone; what the broker
+    still held under them would swallow new messages. At 3.1.1 that takes a connection of its own,
+    which ends with `forgotten` set (clean session 1, section 3.1.2.4).
     """
 
     def __init__(self, config: UpstreamConfig, will_topic: str | None, opened: Opened,
-                 closing: Callable[[], None]) -> None:
+                 closing: Callable[[], None], *, forget: bool = False) -> None:
         self.v5 = config.protocol == "5"
         super().__init__(CallbackAPIVersion.VERSION2, client_id=config.client_id,
                          clean_session=None if self.v5 else False, reconnect_on_failure=False,
@@ -50,6 +53,8 @@ class PahoSession(paho.Client):
         self.out = bytearray()
         self.reason = ""  # why the broker did not want us, if it said so
         self.will_retain = True
+        self.forgotten = False  # the past is gone; connect again, now to stay
+        self._forget = forget
         self._config, self._opened = config, opened
         self._said_topic, self._said_qos = will_topic, 1
         if config.websocket:
@@ -79,13 +84,15 @@ class PahoSession(paho.Client):
         self.feed.clear()
         self.out.clear()
         self.reason = ""
+        self.forgotten = False
         if self.v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0xFFFFFFFF
             properties.ReceiveMaximum = 100
             self.connect_async(config.host, config.port, keepalive=config.keepalive_s,
-                               clean_start=False, properties=properties)
+                               clean_start=self._forget, properties=properties)
         else:
+            self._clean_session = self._forget
             self.connect_async(config.host, config.port, keepalive=config.keepalive_s)
         self.reconnect()
 
@@ -109,7 +116,7 @@ class PahoSession(paho.Client):
         while self.feed:
             if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self.socket() is None:
                 return False
-        return True
+        return not self.forgotten
 
     def receive(self) -> bytes:
         """Read from the real socket. Raises BlockingIOError when there is nothing."""
@@ -153,6 +160,11 @@ class PahoSession(paho.Client):
                 self._said_qos = 0
             self._set_will()
             return
+        if self._forget:
+            self._forget = False
+            if not self.v5:
+                self.forgotten = True
+                return
         limits = Limits(v5=self.v5, window=self._config.inflight or (
             MOST_INFLIGHT if self.v5 else SAFE_INFLIGHT))
         keepalive_s = 0

@@ -20,6 +20,7 @@ from gateway.paho_session import READ_BYTES, PahoSession
 log = logging.getLogger("tidegate.upstream")
 
 WRITE_LIMIT_BYTES = 262_144
+DISCONNECT = b"\xe0\x00"
 PING_S = 4.0  # silence after which we ask, see DEAD_S
 DEAD_S = 9.0  # silence after which the link is given up
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
@@ -39,7 +40,7 @@ class Upstream:
     """Keeps one link up, with full jitter between tries, until stopped."""
 
     def __init__(self, config: UpstreamConfig, listener: Listener, will_topic: str | None,
-                 name: str = "upstream") -> None:
+                 name: str = "upstream", *, forget: bool = False) -> None:
         self.config, self._listener = config, listener
         self.connected = False
         self.state = "starting"  # one word or a short reason, for people
@@ -55,7 +56,8 @@ class Upstream:
         self._ping_s = PING_S
         self._name = name  # for the log
         self._paused = False
-        self._session = PahoSession(config, will_topic, self._opened, self._detach)
+        self._session = PahoSession(config, will_topic, self._opened, self._detach,
+                                    forget=forget)
 
     # --- what the bridge calls
 
@@ -99,6 +101,8 @@ class Upstream:
                 await self._watch()
             except (OSError, ValueError) as error:
                 self._close(str(error) or type(error).__name__)
+            if self._session.forgotten:
+                continue
             self._tried += 1
             most_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(self._tried, 8))
             wait_s = self._rng.uniform(0, most_s)
@@ -114,7 +118,7 @@ class Upstream:
                 self._session.out += wire.encode_publish(
                     wire.encode_text(self._will_topic), b"offline", 0, self._session.will_retain,
                     False, 0, v5=self._session.v5)
-            self._session.out += b"\xe0\x00"
+            self._session.out += DISCONNECT
             self._flush()
         self._close("stopped")
 
@@ -183,6 +187,9 @@ class Upstream:
                 acks.append(packet)
             elif isinstance(packet, wire.Raw) and packet.kind != wire.PINGRESP:
                 if not self._session.take(packet.data):  # by DISCONNECT or CONNACK
+                    if self._session.forgotten:
+                        self._session.out += DISCONNECT
+                        self._flush()
                     self._close(self._session.reason or "refused", by_broker=True)
                     return
             elif isinstance(packet, wire.Publish):

@@ -1,0 +1,47 @@
+"""An outbox that begins anew, at an upstream that still holds our old session."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from tools.gateway_thread import GatewayThread
+from tools.judge import Producer, Subscriber
+from tools.mosquitto import Mosquitto
+from tools.raw_client import RawClient, publish
+from tools.waiting import wait_until
+
+
+def hold_identifiers(port: int, client_id: str, mids: range) -> None:
+    """Leave QoS 2 messages half way in a session: PUBLISH, PUBREC, and never a PUBREL."""
+    with RawClient(port) as old:
+        old.open(client_id, clean=False)
+        for mid in mids:
+            old.send(publish("old", b"%d" % mid, qos=2, mid=mid))
+            assert old.read() == (0x50, mid.to_bytes(2, "big"))
+
+
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_new_outbox_forgets_the_old_session_upstream(
+        tmp_path: Path, upstream: Mosquitto, judge: Subscriber, protocol: str,
+        caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    name = f"anew-{protocol.replace('.', '')}"
+    hold_identifiers(upstream.port, f"tidegate-{name}", range(1, 300))
+    settings = f'protocol = "{protocol}"'
+    with GatewayThread(tmp_path, upstream.port, upstream=settings, name=name) as gateway:
+        gateway.wait_connected()
+        # Mosquitto tells apart by content; a broker that does not would swallow what is new.
+        assert "session_present=False" in caplog.text
+        assert "session_present=True" not in caplog.text
+        with Producer(gateway.port, "thing") as thing:
+            for number in range(50):
+                thing.publish("new", b"%d" % number, qos=1)
+            thing.wait_for_acknowledgements()
+        wait_until(lambda: sum(a.topic == "new" for a in judge.arrivals) >= 50, 10, "all 50")
+        gateway.wait_for("depth", 0)
+    assert not any(a.topic == "old" for a in judge.arrivals)
+    said = [a.payload for a in judge.arrivals if a.topic == gateway.status_topic]
+    assert said == [b"online", b"offline"]  # no will for the connection that cleared the past
