@@ -13,17 +13,11 @@ def write(app, out):
     """
     life, boot, unhealthy, _ = board.identity()
     at = _member(out, 0, b"{", "v", 1)
-    for key, value in (
-        ("board", app.board_name),
-        ("firmware", VERSION),
-        ("micropython", ".".join([str(part) for part in sys.implementation[1][:3]])),
-        ("life", life),
-        ("boot", boot),
-        ("reset", board.reset_reason()),
-        ("heap_free_b", app.free),
-        ("rssi_dbm", app.wifi.rssi()),
-        ("unhealthy_boots", unhealthy),
-    ):
+    keys = "board firmware micropython life boot reset heap_free_b rssi_dbm unhealthy_boots"
+    for key, value in zip(keys.split(), (
+        app.board_name, VERSION, ".".join([str(part) for part in sys.implementation[1][:3]]),
+        life, boot, board.reset_reason(), app.free, app.wifi.rssi(), unhealthy,
+    )):  # fmt: skip
         at = _member(out, at, b",", key, value)
     if app.safe:
         at = _member(out, at, b",", "safe", True)
@@ -44,13 +38,13 @@ def write(app, out):
         return _put(out, end, b"}")
 
 
-def _member(out, at, before, key, value):
-    return _put(out, at, before + json.dumps(key).encode() + b":" + json.dumps(value).encode())
+def _member(out, at, data, key, value):
+    return _put(out, at, data + json.dumps(key).encode() + b":" + json.dumps(value).encode())
 
 
 def _put(out, at, data):
     end = at + len(data)
     if end > len(out):
-        raise ValueError("full")
+        raise ValueError
     out[at:end] = data
     return end

@@ -6,8 +6,9 @@ import time
 from micropython import const
 
 from node import board, once
-from node.link import UP
+from node.clock import Uptime
 
+_UP = const(4)  # as in node.link
 _IDLE_MS = const(50)
 _HEALTHY_MS = const(600000)  # a board that runs this long is well, gateway or not
 _AWAKE_MS = const(20000)  # with sleep_s, the longest that a board stays awake
@@ -18,6 +19,7 @@ class App:
     """The node: now_ms, ring, sampler, wifi, link and uplink, and what runs them."""
 
     def __init__(self):
+        self.now_ms = Uptime(time.ticks_ms, time.ticks_diff).now
         self.failed = []  # names of sensors that could not be used
         self.low = 1 << 29  # the least heap that was free after a collection [bytes]
         self.free = 0
@@ -33,10 +35,10 @@ class App:
         if self._hold_since < 0:
             self._hold_since = uptime_ms
 
-    def told(self, _life, boot, first, last):
+    def told(self, life, boot, first, last):
         """Say on the console which records are safe now."""
         for seq in range(first, last + 1):
-            print("rec", board.identity()[0], boot, seq)
+            print("rec %s %d %d" % (board.identity()[0], boot, seq))
 
     def command(self, data):
         return once("commands").run(self, data)
@@ -72,7 +74,7 @@ class App:
         if self._ill and (self.uplink.acked or now > _HEALTHY_MS):
             self._ill = False
             board.healthy()
-        online = self.link.state == UP
+        online = self.link.state == _UP
         if self.panel and self.panel.step(now, self.wifi.up, online, now < self.identify_until):
             once("rare").forget_wifi()
         if self.sleep_ms and self._may_sleep(now):

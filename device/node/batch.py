@@ -14,13 +14,13 @@ def build(ring, out, now_ms):
     if found is None:
         return None
     life, boot, seq, dropped, t0_ms, data = found
-    head = '{"v":1,"life":"%s","boot":%d,"seq":%d,"low":%d,"drop":%d,' % (
-        life_text(life), boot, seq, seq, dropped)  # fmt: skip
     if life == ring.life and boot == ring.boot:
-        head += '"now":%d,' % now_ms
-    elif t0_ms is not None:
-        head += '"t0":%d,' % t0_ms
-    used = _put(out, 0, (head + '"recs":[').encode())
+        when = '"%s":%d,' % ("now", now_ms)
+    else:
+        when = "" if t0_ms is None else '"%s":%d,' % ("t0", t0_ms)
+    head = '{"v":1,"life":"%02x%02x%02x%02x","boot":%d,"seq":%d,"low":%d,"drop":%d,%s"recs":[' % (
+        life[0], life[1], life[2], life[3], boot, seq, seq, dropped, when)  # fmt: skip
+    used = _put(out, 0, head.encode())
     pos, last, limit = 0, seq - 1, len(out) - 2
     while pos < len(data) and pos + data[pos] < len(data):
         try:
@@ -46,8 +46,3 @@ def _put(out, at, data):
     end = at + len(data)
     out[at:end] = data
     return end
-
-
-def life_text(life):
-    """Return a life (4 bytes) as its 8 hex digits."""
-    return "%02x%02x%02x%02x" % (life[0], life[1], life[2], life[3])

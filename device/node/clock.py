@@ -9,15 +9,15 @@ class Uptime:
     """
 
     def __init__(self, ticks_ms, ticks_diff, start_ms=0):
-        self._ticks_ms = ticks_ms
-        self._ticks_diff = ticks_diff
+        self.ticks_ms = ticks_ms
+        self.ticks_diff = ticks_diff
         self._last = ticks_ms()
         self._ms = start_ms
 
     def now(self):
         """Return the uptime [ms]."""
-        ticks = self._ticks_ms()
-        step = self._ticks_diff(ticks, self._last)
+        ticks = self.ticks_ms()
+        step = self.ticks_diff(ticks, self._last)
         if step > 0:  # a tick that steps back (it does on some ports after a sleep) adds nothing
             self._ms += step
             self._last = ticks

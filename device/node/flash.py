@@ -58,5 +58,5 @@ class Store:
             if error.args[0] != 2:
                 raise
 
-    def rename(self, old, new):
-        os.rename(self.folder + old, self.folder + new)
+    def rename(self, name, to):
+        os.rename(self.folder + name, self.folder + to)

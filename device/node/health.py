@@ -1,17 +1,9 @@
 """The health record: how the board itself is."""
 
-_KEYS = (
-    "heap_free_b",
-    "heap_low_b",
-    "rssi_dbm",
-    "connects",
-    "wifi_lost",
-    "unacked",
-    "segments",
-    "dropped",
-    "sensor_errors",
-    "flash_errors",
-)
+from micropython import const
+
+_KEYS = const("heap_free_b heap_low_b rssi_dbm connects wifi_lost unacked segments dropped "
+              "sensor_errors flash_errors")  # fmt: skip
 
 
 def put(app, now):
@@ -22,8 +14,8 @@ def put(app, now):
     errors = 0
     for sensor in app.sampler.sensors:
         errors += sensor.errors
-    app.put(now, "health", _KEYS, (
+    app.put(now, "health", tuple(_KEYS.split()), (
         app.free, app.low, app.wifi.rssi(), app.link.connects, app.wifi.lost, unacked, segments,
         ring.dropped, errors, ring.errors + ring.corrupt,
     ))  # fmt: skip
-    print("heap low", app.low)
+    print("heap", "low", app.low)

@@ -6,7 +6,9 @@ On the ESP32 in NVS (namespace "tidegate"), elsewhere in /memory.json.
 import json
 import os
 
-_PATH = "/memory.json"
+from micropython import const
+
+_PATH = const("/memory.json")
 
 
 def count(nvs, blame):

@@ -14,7 +14,7 @@ from struct import pack_into, unpack_from
 from micropython import const
 
 MAX_RECORD = const(248)  # bytes, with the length byte
-MAX_SHAPES = const(64)
+_MAX_SHAPES = const(64)
 _HEAD = const(7)  # length, shape, uptime
 _RAW = const(0)
 
@@ -24,7 +24,7 @@ def _text(value):
         return "true"
     if value is False:
         return "false"
-    if value is None or value != value or value in (float("inf"), float("-inf")):
+    if value is None or value != value or value in (float("inf"), -float("inf")):
         return "null"  # JSON has no NaN
     if isinstance(value, (int, float)):
         return str(value)
@@ -45,7 +45,7 @@ class Shapes:
             return self._shapes.index(shape) + 1
         except ValueError:
             pass
-        if len(self._shapes) >= MAX_SHAPES:
+        if len(self._shapes) >= _MAX_SHAPES:
             return _RAW
         self._shapes.append(shape)
         self.dirty = True
@@ -90,11 +90,11 @@ def encode(shapes, uptime_ms, name, keys, values):
     return record
 
 
-def render(shapes, mv, pos):
-    """Return the record at mv[pos] as its JSON fragment (bytes). Raise LookupError or ValueError
+def render(shapes, data, at):
+    """Return the record at data[at] as its JSON fragment (bytes). Raise LookupError or ValueError
     if its shape is unknown."""
-    size, index, high, low = unpack_from("<BBBI", mv, pos)
-    body = bytes(mv[pos + _HEAD : pos + 1 + size])
+    size, index, high, low = unpack_from("<BBBI", data, at)
+    body = bytes(data[at + _HEAD : at + 1 + size])
     uptime = b"[%d," % ((high << 32) | low)
     if index == _RAW:
         return uptime + body + b"]"

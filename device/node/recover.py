@@ -1,21 +1,41 @@
-"""After a power cut: make what the ring left on flash whole again.
-
-Imported only when there is something, so it costs no heap on most boots.
-"""
+"""At the start: find what the ring left on flash, and make it whole again after a power cut."""
 
 from struct import unpack_from
 
-from node.records import MAX_RECORD
-from node.ring import BLOCK, BOOT_BYTES, FORMAT, SLOT_HEAD, SLOTS
+from micropython import const
+
+_MAX_RECORD = const(248)  # these as in node.ring
+_BLOCK = const(4096)
+_BOOT_BYTES = const(20)
+_FORMAT = const(1)
+_SLOT_HEAD = const(16)
+_SLOTS = const(64)
 
 
-def recover(ring, slots):
+def load(ring):
+    """Find the ring's files, and recover what they hold."""
+    slots = []
+    ring._first_seg = 0
+    ring._end_seg = 1
+    for name in ring.store.names():
+        if name[:1] == "s" and name[1:].isdigit():
+            number = int(name[1:])
+            ring._end_seg = max(ring._end_seg, number + 1)
+            ring._first_seg = min(ring._first_seg or number, number)
+        elif name[:1] == "j" and name[1:].isdigit():
+            slots.append(name)
+    ring._first_seg = ring._first_seg or ring._end_seg
+    if slots or ring._first_seg < ring._end_seg:  # else shapes and boots start anew
+        _recover(ring, slots)
+
+
+def _recover(ring, slots):
     """Read the tables, and turn the slots of earlier boots into segments.
 
     slots: the names of the slot files that are there.
     """
     store = ring.store
-    data = bytearray(SLOT_HEAD + MAX_RECORD)
+    data = bytearray(_SLOT_HEAD + _MAX_RECORD)
     try:
         table = bytearray(max(0, store.size("shapes")))
         if store.read("shapes", 0, table):
@@ -24,8 +44,8 @@ def recover(ring, slots):
         ring.corrupt += 1
     try:
         size = store.read("boots", 0, data)
-        if size and data[0] == FORMAT:
-            for pos in range(1, size - BOOT_BYTES + 1, BOOT_BYTES):
+        if size and data[0] == _FORMAT:
+            for pos in range(1, size - _BOOT_BYTES + 1, _BOOT_BYTES):
                 life, boot, t0_ms, dropped = unpack_from("<4sIqI", data, pos)
                 ring._boots[(life, boot)] = [t0_ms, dropped]
     except OSError:
@@ -38,7 +58,7 @@ def recover(ring, slots):
                 _remove(ring, name)
                 continue
             form, life, boot, first, back, count = unpack_from("<B4sIIHB", data, 0)
-            if size < SLOT_HEAD or form != FORMAT:
+            if size < _SLOT_HEAD or form != _FORMAT:
                 raise ValueError(name)
         except (OSError, ValueError):
             ring.corrupt += 1
@@ -54,7 +74,7 @@ def recover(ring, slots):
         except OSError:
             ring.errors += 1
             for _first, _back, name in found:  # keep them for the next boot to try
-                if int(name[1:]) < SLOTS:
+                if int(name[1:]) < _SLOTS:
                     ring._slot_last[int(name[1:])] = 0x3FFFFFFF
             continue
         ends[key] = max(ends.get(key, 1), _end(found, store, data))
@@ -89,17 +109,17 @@ def _segment_ends(ring):
 def _end(found, store, data):
     first, _back, name = found[-1]
     store.read(name, 0, data)
-    return first + data[SLOT_HEAD - 1]
+    return first + data[_SLOT_HEAD - 1]
 
 
 def _gather(ring, key, found, low, data):
     """Write the records of one boot's slots from seq low on, in order, as segments."""
     buf, used, start, seq = ring._buf, 0, 0, 0
-    limit = min(len(buf), BLOCK - 64)
+    limit = min(len(buf), _BLOCK - 64)
     for first, _back, name in found:
         size = ring.store.read(name, 0, data)
-        pos = SLOT_HEAD
-        for number in range(first, first + data[SLOT_HEAD - 1]):
+        pos = _SLOT_HEAD
+        for number in range(first, first + data[_SLOT_HEAD - 1]):
             step = data[pos] + 1
             if pos + step > size:
                 ring.corrupt += 1

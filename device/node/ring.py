@@ -26,17 +26,19 @@ from struct import pack_into, unpack_from
 from micropython import const
 
 from node import once
-from node.records import MAX_RECORD, Shapes, encode
+from node.records import Shapes, encode
 
-BLOCK = const(4096)
-SLOTS = const(64)
-SLOT_HEAD = const(16)  # format, life, boot, first seq, back, count
+# const() names with a _ cost no heap; node.recover has its own of some of these.
+_MAX_RECORD = const(248)  # as in node.records
+_BLOCK = const(4096)
+_SLOTS = const(64)
+_SLOT_HEAD = const(16)  # format, life, boot, first seq, back, count
 _SLOT_BYTES = const(128)  # the longest file that littlefs keeps inside its directory
 _SEG_HEAD = const(17)  # format, life, boot, first seq, count, bytes
-FORMAT = const(1)
-BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
+_FORMAT = const(1)
+_BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
 _BOOTS = const(6)
-NO_TIME = const(-1)
+_NO_TIME = const(-1)
 _ENOSPC = const(28)
 
 
@@ -59,16 +61,16 @@ class Ring:
         self.dropped = 0  # records lost to the bound since the start, of any boot
         self.spilled = 0
         self.volatile = False  # flash does not take writes: go on from RAM alone
-        self._max_segments = max(1, flash_bytes // BLOCK)
-        self._buf = memoryview(bytearray(max(ram_bytes, 2 * MAX_RECORD)))
+        self._max_segments = max(1, flash_bytes // _BLOCK)
+        self._buf = memoryview(bytearray(max(ram_bytes, 2 * _MAX_RECORD)))
         self._head = self._safe = self._tail = 0  # offsets: oldest, first unsafe, end
         self._low = self._safe_seq = self._next = 1  # the seq at each
-        self._slot_last = array("I", [0] * SLOTS)
+        self._slot_last = array("I", [0] * _SLOTS)
         self._scratch = memoryview(bytearray(384))
         self._first_seg = self._end_seg = 1
         self._seg = None  # of the oldest segment: [life, boot, low, end, offset, bytes]
         self._boots = {}  # (life, boot): [t0_ms, dropped]
-        self._load()
+        once("recover").load(self)
 
     # -- taking records in
 
@@ -111,24 +113,24 @@ class Ring:
 
     def _write_slot(self, slot):
         buf = self._scratch
-        pos, seq, size = self._safe, self._safe_seq, SLOT_HEAD
+        pos, seq, size = self._safe, self._safe_seq, _SLOT_HEAD
         while pos < self._tail:
             step = self._buf[pos] + 1
-            if size > SLOT_HEAD and size + step > _SLOT_BYTES:
+            if size > _SLOT_HEAD and size + step > _SLOT_BYTES:
                 break
             buf[size : size + step] = self._buf[pos : pos + step]
             size += step
             pos += step
             seq += 1
         back = min(self._safe_seq - self._low, 0xFFFF)
-        pack_into("<B4sIIHB", buf, 0, FORMAT, self.life, self.boot, self._safe_seq, back,
+        pack_into("<B4sIIHB", buf, 0, _FORMAT, self.life, self.boot, self._safe_seq, back,
                   seq - self._safe_seq)  # fmt: skip
         self.store.write("j%d" % slot, self._scratch[:size])
         self._slot_last[slot] = seq - 1
         self._safe, self._safe_seq = pos, seq
 
     def _free_slot(self):
-        for slot in range(SLOTS):
+        for slot in range(_SLOTS):
             if self._slot_last[slot] < self._low:
                 return slot
         return None
@@ -158,7 +160,7 @@ class Ring:
             pos, seq = self._head, self._low
             while pos < self._tail:
                 step = self._buf[pos] + 1
-                if pos + step - self._head > BLOCK - _SEG_HEAD:
+                if pos + step - self._head > _BLOCK - _SEG_HEAD:
                     break
                 pos += step
                 seq += 1
@@ -174,7 +176,7 @@ class Ring:
         while self._end_seg - self._first_seg >= self._max_segments:
             self._drop_segment()
         head = bytearray(_SEG_HEAD)
-        pack_into("<B4sIIHH", head, 0, FORMAT, life, boot, first, count, len(data))
+        pack_into("<B4sIIHH", head, 0, _FORMAT, life, boot, first, count, len(data))
         self.store.write("s%d" % self._end_seg, head, data)
         self._end_seg += 1
 
@@ -199,7 +201,7 @@ class Ring:
         if self.store.read(name, 0, self._scratch[:_SEG_HEAD]) < _SEG_HEAD:
             return None
         form, life, boot, first, count, size = unpack_from("<B4sIIHH", self._scratch, 0)
-        if form != FORMAT or self.store.size(name) != _SEG_HEAD + size:
+        if form != _FORMAT or self.store.size(name) != _SEG_HEAD + size:
             return None
         return life, boot, first, count, size
 
@@ -241,7 +243,7 @@ class Ring:
 
     def _count_drop(self, life, boot, count):
         self.dropped += count
-        entry = self._boots.setdefault((life, boot), [NO_TIME, 0])
+        entry = self._boots.setdefault((life, boot), [_NO_TIME, 0])
         entry[1] += count
         if not self.volatile:
             self._save_boots()
@@ -286,8 +288,8 @@ class Ring:
             if self._head >= end:
                 return None
             data = self._buf[self._head : end]
-        t0_ms, dropped = self._boots.get((life, boot), (NO_TIME, 0))
-        return life, boot, seq, dropped, None if t0_ms == NO_TIME else t0_ms, data
+        t0_ms, dropped = self._boots.get((life, boot), (_NO_TIME, 0))
+        return life, boot, seq, dropped, None if t0_ms == _NO_TIME else t0_ms, data
 
     def ack(self, life, boot, seq):
         """Drop the records of (life, boot) up to seq. Return how many those were."""
@@ -324,7 +326,7 @@ class Ring:
 
     def learned_time(self, t0_ms):
         """Keep the UTC [ms] of this boot's uptime zero, for the time after a power cut."""
-        entry = self._boots.setdefault((self.life, self.boot), [NO_TIME, 0])
+        entry = self._boots.setdefault((self.life, self.boot), [_NO_TIME, 0])
         if abs(entry[0] - t0_ms) > 1000:
             entry[0] = t0_ms
             self._save_boots()
@@ -333,31 +335,13 @@ class Ring:
         running = (self.life, self.boot)
         while len(self._boots) > _BOOTS:
             del self._boots[min(key for key in self._boots if key != running)]
-        data = bytearray(1 + BOOT_BYTES * len(self._boots))
-        data[0] = FORMAT
+        data = bytearray(1 + _BOOT_BYTES * len(self._boots))
+        data[0] = _FORMAT
         pos = 1
         for (life, boot), (t0_ms, dropped) in self._boots.items():
             pack_into("<4sIqI", data, pos, life, boot, t0_ms, dropped)
-            pos += BOOT_BYTES
+            pos += _BOOT_BYTES
         try:
             self.store.write("boots", data)
         except OSError:
             self.errors += 1
-
-    # -- after a power cut
-
-    def _load(self):
-        slots = []
-        self._first_seg = 0
-        self._end_seg = 1
-        for name in self.store.names():
-            if name[:1] == "s" and name[1:].isdigit():
-                number = int(name[1:])
-                self._end_seg = max(self._end_seg, number + 1)
-                self._first_seg = min(self._first_seg or number, number)
-            elif name[:1] == "j" and name[1:].isdigit():
-                slots.append(name)
-        self._first_seg = self._first_seg or self._end_seg
-        if not slots and self._first_seg == self._end_seg:
-            return  # nothing held: shapes and boots start anew
-        once("recover").recover(self, slots)

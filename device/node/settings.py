@@ -5,20 +5,6 @@ Every error is one line that names the key, what is wrong and what would be righ
 
 import json
 
-DEFAULTS = {
-    "board": "generic",
-    "qos": 0,
-    "delivery": "gateway",
-    "hold_ms": 1000,
-    "tell": False,
-    "led": None,
-    "button": None,
-    "sleep_s": 0,
-    "health_s": 60,
-    "watchdog_s": 60,
-}
-_NAME = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
-
 
 class SettingsError(ValueError):
     pass
@@ -40,47 +26,52 @@ def load(path="/config.json"):
 
 def check(data):
     """Return data with defaults. Raise SettingsError."""
+    # Names in code stay in the heap for good, also when the code is gone: names and bounds of
+    # settings are text here, and the text goes when all is checked.
+    defaults = '{"board":"generic","delivery":"gateway","tell":false,"led":null,"button":null}'
+    numbers = """\
+qos 0 1 0
+hold_ms 0 60000 1000
+sleep_s 0 86400 0
+health_s 0 86400 60
+watchdog_s 0 3600 60
+gateway.port 0 65535 0
+gateway.keepalive_s 2 600 30
+gateway.retry_max_s 1 3600 30
+ring.ram_bytes 1024 4194304 2048
+ring.flash_bytes 8192 1073741824 262144"""  # key, from, to, default
     if not isinstance(data, dict):
         raise SettingsError("config.json: want an object")
-    settings = dict(DEFAULTS)
+    settings = json.loads(defaults)
     settings.update(data)
-    _name(settings, "device", "")
+    _name(settings, "device", "device")
     wifi = _sub(settings, "wifi", {})
-    wifi.setdefault("ssid", "")
-    wifi.setdefault("password", "")
-    _text(wifi, "ssid", "wifi.", 32)
-    _text(wifi, "password", "wifi.", 64)
+    for key, size in (("ssid", 32), ("password", 64)):
+        wifi.setdefault(key, "")
+        _text(wifi, key, "wifi.%s" % key, size)
     gateway = _sub(settings, "gateway", None)
-    for key, value in (("port", 0), ("user", None), ("password", None), ("tls", False),
-                       ("keepalive_s", 30), ("retry_max_s", 30)):  # fmt: skip
-        gateway.setdefault(key, value)
-    _text(gateway, "host", "gateway.", 253)
+    gateway.setdefault("tls", False)
+    _text(gateway, "host", "gateway.host", 253)
     if not gateway["host"]:
         raise SettingsError("config.json: gateway.host: empty, want a name or an address")
-    if gateway["user"] is not None:
-        _text(gateway, "user", "gateway.", 128)
-        _text(gateway, "password", "gateway.", 128)
+    for key in ("user", "password"):
+        if gateway.setdefault(key, None) is not None or gateway["user"] is not None:
+            _text(gateway, key, "gateway.%s" % key, 128)
     if not isinstance(gateway["tls"], (bool, dict)):
         _bad("gateway.tls", gateway["tls"], 'true, false or {"ca": path}')
-    _number(gateway, "port", "gateway.", 0, 65535)
+    _sub(settings, "ring", {})
+    for line in numbers.split("\n"):
+        name, low, high, value = line.split(" ")
+        section, _, key = name.rpartition(".")
+        where = settings[section] if section else settings
+        where.setdefault(key, int(value))
+        _number(where, key, name, int(low), int(high))
     gateway["port"] = gateway["port"] or (8883 if gateway["tls"] else 1883)
-    _number(gateway, "keepalive_s", "gateway.", 2, 600)
-    _number(gateway, "retry_max_s", "gateway.", 1, 3600)
-    ring = _sub(settings, "ring", {})
-    ring.setdefault("ram_bytes", 2048)
-    ring.setdefault("flash_bytes", 262144)
-    _number(ring, "ram_bytes", "ring.", 1024, 4194304)
-    _number(ring, "flash_bytes", "ring.", 8192, 1 << 30)
-    _number(settings, "qos", "", 0, 1)
-    _number(settings, "hold_ms", "", 0, 60000)
-    _number(settings, "sleep_s", "", 0, 86400)
-    _number(settings, "health_s", "", 0, 86400)
-    _number(settings, "watchdog_s", "", 0, 3600)
     if settings["delivery"] not in ("gateway", "broker"):
         _bad("delivery", settings["delivery"], '"gateway" or "broker"')
     for key in ("led", "button"):
         if settings[key] is not None:
-            _number(_sub(settings, key, None), "pin", key + ".", 0, 48)
+            _number(_sub(settings, key, None), "pin", "%s.pin" % key, 0, 48)
     _sensors(settings)
     return settings
 
@@ -91,46 +82,46 @@ def _sensors(settings):
         _bad("sensors", sensors, "a list")
     seen = []
     for i, sensor in enumerate(sensors):
-        where = "sensors[%d]." % i
+        name = "sensors[%d]" % i
         if not isinstance(sensor, dict):
-            _bad(where[:-1], sensor, "an object")
-        _name(sensor, "kind", where)
+            _bad(name, sensor, "an object")
+        _name(sensor, "kind", "%s.kind" % name)
         sensor.setdefault("name", sensor["kind"])
-        _name(sensor, "name", where)
+        _name(sensor, "name", "%s.name" % name)
         if sensor["name"] in seen:
-            _bad(where + "name", sensor["name"], "a name that no other sensor has")
+            _bad("%s.name" % name, sensor["name"], "a name that no other sensor has")
         seen.append(sensor["name"])
         sensor.setdefault("period_s", 60)
-        _number(sensor, "period_s", where, 0.05, 86400)
+        _number(sensor, "period_s", "%s.period_s" % name, 0.05, 86400)
 
 
-def _bad(key, value, want):
-    raise SettingsError("config.json: %s: %s, want %s" % (key, json.dumps(value), want))
+def _bad(name, value, text):
+    raise SettingsError("config.json: %s: %s, want %s" % (name, json.dumps(value), text))
 
 
-def _sub(parent, key, default):
-    value = parent.setdefault(key, default)
+def _sub(data, key, value):
+    value = data.setdefault(key, value)
     if not isinstance(value, dict):
         _bad(key, value, "an object")
     return value
 
 
-def _text(parent, key, where, longest):
-    value = parent.get(key)
-    if not isinstance(value, str) or len(value) > longest:
-        _bad(where + key, value, "text of at most %d characters" % longest)
+def _text(data, key, name, size):
+    value = data.get(key)
+    if not isinstance(value, str) or len(value) > size:
+        _bad(name, value, "text of at most %d characters" % size)
 
 
-def _name(parent, key, where):
-    value = parent.get(key)
-    if not isinstance(value, str) or not 1 <= len(value) <= 32 or value.strip(_NAME):
-        _bad(where + key, value, "1 to 32 of a-z A-Z 0-9 _ -")
-    for letter in value:
-        if letter not in _NAME:
-            _bad(where + key, value, "1 to 32 of a-z A-Z 0-9 _ -")
+def _name(data, key, name):
+    value = data.get(key)
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
+    good = isinstance(value, str) and 1 <= len(value) <= 32
+    if not good or any(letter not in letters for letter in value):
+        _bad(name, value, "1 to 32 of a-z A-Z 0-9 _ -")
 
 
-def _number(parent, key, where, low, high):
-    value = parent.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        _bad(where + key, value, "a number from %s to %s" % (low, high))
+def _number(data, key, name, first, last):
+    value = data.get(key)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not first <= value <= last:
+        _bad(name, value, "a number from %s to %s" % (first, last))

@@ -4,9 +4,11 @@ import gc
 import sys
 import time
 
+from micropython import const
+
 from node import board, once
 
-_AGAIN_S = 10
+_AGAIN_S = const(10)
 
 
 def main():
@@ -27,7 +29,7 @@ def main():
         print("stopped; the prompt is yours")
     except Exception as error:
         sys.print_exception(error)
-        print("restart in", _AGAIN_S, "s; Ctrl-C to stop that")
+        print("restart in %d s; Ctrl-C to stop that" % _AGAIN_S)
         try:
             time.sleep(_AGAIN_S)
         except KeyboardInterrupt:

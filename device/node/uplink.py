@@ -91,7 +91,7 @@ class Uplink:
             self.again()
         elif state == DOWN:
             wait_ms = self.backoff.next_ms(self.rand())
-            print("offline", self.link.why, "again in", wait_ms, "ms")
+            print("offline %s again in %d ms" % (self.link.why, wait_ms))
             self._open_at = now + wait_ms
             self._flight = None
             self._todo = []

@@ -39,7 +39,7 @@ class Wifi:
         if self.up:
             self.up = False
             self.lost += 1
-            print("wifi lost")
+            print("wifi", "lost")
         try:
             if self._resting:
                 if now - self._since >= _REST_MS or self._since == 0 or not self.lost:
