@@ -50,7 +50,7 @@ def test_needs_nobody_has_skips_with_the_reason(pytester: pytest.Pytester) -> No
         def test_it(board):
             pass
     """)
-    result = pytester.runpytest_subprocess("-rs", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-rs", "-p", "no:cacheprovider")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*virtual-1 has no moon*"])
 
@@ -58,6 +58,6 @@ def test_needs_nobody_has_skips_with_the_reason(pytester: pytest.Pytester) -> No
 def test_bench_file_that_is_wrong_is_named(pytester: pytest.Pytester) -> None:
     Path(pytester.path / "hil.toml").write_text('[[board]]\nname = "a"\n')
     pytester.makepyfile("def test_it(bench): pass")
-    result = pytester.runpytest_subprocess("--hil", "hil.toml")
+    result = pytester.runpytest_inprocess("--hil", "hil.toml")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*board a: one of serial and port is needed*"])

@@ -57,12 +57,14 @@ def test_record_replay_record_agrees(tmp_path: Path, broker: Mosquitto, count: i
             writer.write(event)
     record_replay(first, second, broker, count)
     record_replay(second, third, broker, count)
-    before, after = list(read(second)), list(read(third))
+    # which of two connections a busy broker reads first is its own affair: by client, then
+    before, after = (sorted(read(path), key=lambda event: event.c) for path in (second, third))
     assert [what(event) for event in before] == [what(event) for event in after]
     shifts = [(late.t - early.t) / 1e6 for early, late in zip(before, after, strict=True)]
     begin = statistics.median(shifts)  # when the recorder was started is no event's time
     off_ms = Histogram(abs(shift - begin) for shift in shifts)
     # on an idle machine 2 and 20; the bound here is that of a busy one
+    print(f"timing of {count} events, record to record: {off_ms.summary()}")
     assert off_ms.percentile(50) < 10, off_ms.summary()
     assert off_ms.percentile(99) < 100, off_ms.summary()
 
