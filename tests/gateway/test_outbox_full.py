@@ -147,16 +147,18 @@ def test_message_is_not_sent_after_its_time(make: Make, late_upstream: Mosquitto
 
 def test_urgent_message_passes_a_long_backlog(make: Make) -> None:
     with FakeBroker(v5=False) as broker:
-        broker.behaviour.reads = False
         gateway = make(broker.port, outbox="commit_ms = 0", routes=ROUTES,
                        upstream="inflight = 10")
+        gateway.wait_connected()
+        gateway.wait_for("depth", 0)  # `online` has arrived
+        broker.behaviour.reads = False
         total = 9000  # more than the live lane holds
         with RawClient(gateway.port) as client:
             client.open("c")
             client.send(b"".join(publish("t", b"%d" % n) for n in range(total)))
             client.send(publish("alarm/fire", b"fire", 1, 1))
             assert client.read() == (0x40, b"\x00\x01")
-        gateway.wait_for("depth", total + 1 + 1)  # and `online`
+        gateway.wait_for("depth", total + 1)
         broker.behaviour.reads = True
         broker.wait_for(b"fire")
         assert len(broker.payloads()) < 100
