@@ -62,11 +62,11 @@ def reset():
     machine.reset()
 
 
-def watchdog(seconds):
-    """Start the watchdog; 0: none."""
+def watchdog(timeout):
+    """Start the watchdog. timeout [s], 0: none."""
     global _watchdog
-    if seconds:
-        _watchdog = machine.WDT(timeout=int(seconds * 1000))
+    if timeout:
+        _watchdog = machine.WDT(timeout=int(timeout * 1000))
 
 
 def feed():

@@ -6,31 +6,31 @@ import os
 class Store:
     """The files below one folder. Every method raises OSError, but for what is said."""
 
-    def __init__(self, folder="/ring"):
-        self.folder = folder + "/"
+    def __init__(self, path="/ring"):
+        self.path = path + "/"
         try:
-            os.mkdir(folder)
+            os.mkdir(path)
         except OSError:
             pass  # there already; if not, the first write says so
 
     def names(self):
         """Return the names of all files; none if the folder cannot be read."""
         try:
-            return os.listdir(self.folder[:-1])
+            return os.listdir(self.path[:-1])
         except OSError:
             return []
 
     def size(self, name):
         """Return a file's size [bytes], -1 if there is none."""
         try:
-            return os.stat(self.folder + name)[6]
+            return os.stat(self.path + name)[6]
         except OSError:
             return -1
 
     def read(self, name, offset, buf):
         """Fill buf from a file at offset; return how many bytes there were, 0 without a file."""
         try:
-            f = open(self.folder + name, "rb")
+            f = open(self.path + name, "rb")
         except OSError as error:
             if error.args[0] == 2:  # ENOENT
                 return 0
@@ -44,7 +44,7 @@ class Store:
 
     def write(self, name, *parts):
         """Write a file anew. littlefs keeps the old content until close() returns."""
-        f = open(self.folder + name, "wb")
+        f = open(self.path + name, "wb")
         try:
             for part in parts:
                 f.write(part)
@@ -53,10 +53,10 @@ class Store:
 
     def remove(self, name):
         try:
-            os.remove(self.folder + name)
+            os.remove(self.path + name)
         except OSError as error:
             if error.args[0] != 2:
                 raise
 
     def rename(self, name, to):
-        os.rename(self.folder + name, self.folder + to)
+        os.rename(self.path + name, self.path + to)

@@ -47,7 +47,7 @@ class Link:
         self.now_ms = now_ms
         self.tls = tls
         self.prefix = prefix
-        self.address = None
+        self.addr = None
         self.wire = Wire()
         umqtt.socket = self.wire  # the name under which every version of it finds the module
         self.client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive)
@@ -68,10 +68,10 @@ class Link:
         """Begin to connect. Does not wait, except for the look-up of a host name."""
         self.close("")
         try:
-            if self.address is None:  # this may block, so the answer is kept
+            if self.addr is None:  # this may block, so the answer is kept
                 client = self.client
-                self.address = socket.getaddrinfo(client.server, client.port)[0][-1]
-            self.wire.open(self.address)
+                self.addr = socket.getaddrinfo(client.server, client.port)[0][-1]
+            self.wire.open(self.addr)
         except Exception as error:
             self._fail(error)
             return
@@ -95,7 +95,7 @@ class Link:
             pass
         self.close("")
 
-    def send(self, topic, payload, retain=False, qos=0):
+    def send(self, topic, msg, retain=False, qos=0):
         """Publish. Return False if the link is not UP or has something to send still.
 
         At QoS 1, waiting() is true until its PUBACK has come or the link is closed.
@@ -105,7 +105,7 @@ class Link:
         try:
             self._wrap_pid()
             try:
-                self.client.publish(topic, payload, retain, qos)
+                self.client.publish(topic, msg, retain, qos)
             except Pending:
                 pass
             if qos:
@@ -139,20 +139,20 @@ class Link:
         if self.state != UP:
             self.failed += 1
             if self.failed % _FORGET_AFTER == 0:
-                self.address = None
+                self.addr = None
         self.close("%s %s" % (type(error).__name__, error))
 
-    def _enter(self, state, within_ms):
+    def _enter(self, state, ms):
         self.state = state
-        self._deadline = self.now_ms() + within_ms
+        self._deadline = self.now_ms() + ms
 
     def _wrap_pid(self):
         if self.client.pid >= 65535:  # umqtt counts on, and 65536 goes out as 0
             self.client.pid = 0
 
-    def _note(self, topic, payload):
+    def _note(self, topic, msg):
         if len(self._inbox) < 4:
-            self._inbox.append((topic, payload))
+            self._inbox.append((topic, msg))
 
     def _step(self, now):
         if self.state == CONNECTING:
@@ -187,7 +187,7 @@ class Link:
         high = kind & 0xF0
         if self.state == _CONNACK:
             if kind != 0x20 or len(body) != 2:
-                raise Broken("no CONNACK")
+                raise Broken("no CONNACK but another packet")
             if body[1]:
                 raise Broken("refused, code %d" % body[1])
             self._wrap_pid()
@@ -214,7 +214,7 @@ class Link:
 
     def _deadlines(self, now):
         if self.state != UP and now > self._deadline:
-            raise Broken("no CONNACK" if self.state == _CONNACK else "no SUBACK")
+            raise Broken("no CONNACK in time" if self.state == _CONNACK else "no SUBACK in time")
         if not self.wire.half():
             self._half = 0
         elif not self._half:
@@ -224,7 +224,7 @@ class Link:
         if self._stuck and now - self._stuck > _PACKET_MS and self.state == UP:
             raise Broken("cannot send")
         if self._pid and now > self._puback_by:
-            raise Broken("no PUBACK")
+            raise Broken("no PUBACK in time")
         if self._ping:
             if now - self._ping > _PING_MS:
                 raise Broken("no PINGRESP")

@@ -111,7 +111,7 @@ class Ring:
             self.told(self.life, self.boot, first, self._safe_seq - 1)
         return self._safe == self._tail
 
-    def _write_slot(self, slot):
+    def _write_slot(self, index):
         buf = self._scratch
         pos, seq, size = self._safe, self._safe_seq, _SLOT_HEAD
         while pos < self._tail:
@@ -125,8 +125,8 @@ class Ring:
         back = min(self._safe_seq - self._low, 0xFFFF)
         pack_into("<B4sIIHB", buf, 0, _FORMAT, self.life, self.boot, self._safe_seq, back,
                   seq - self._safe_seq)  # fmt: skip
-        self.store.write("j%d" % slot, self._scratch[:size])
-        self._slot_last[slot] = seq - 1
+        self.store.write("j%d" % index, self._scratch[:size])
+        self._slot_last[index] = seq - 1
         self._safe, self._safe_seq = pos, seq
 
     def _free_slot(self):
@@ -304,7 +304,10 @@ class Ring:
                 seg = self._segment()
                 continue
             gone += seq + 1 - seg[2]
-            self._skip(seg, seq)
+            name = "s%d" % self._first_seg
+            while seg[2] <= seq and self.store.read(name, seg[4], self._scratch[:1]) == 1:
+                seg[4] += self._scratch[0] + 1
+                seg[2] += 1
             return gone
         if seg is None and life == self.life and boot == self.boot:
             while self._low <= seq:
@@ -317,18 +320,11 @@ class Ring:
                 gone += 1
         return gone
 
-    def _skip(self, seg, seq):
-        """Step over the acknowledged records at the start of the oldest segment."""
-        name = "s%d" % self._first_seg
-        while seg[2] <= seq and self.store.read(name, seg[4], self._scratch[:1]) == 1:
-            seg[4] += self._scratch[0] + 1
-            seg[2] += 1
-
-    def learned_time(self, t0_ms):
+    def learned_time(self, utc_ms):
         """Keep the UTC [ms] of this boot's uptime zero, for the time after a power cut."""
         entry = self._boots.setdefault((self.life, self.boot), [_NO_TIME, 0])
-        if abs(entry[0] - t0_ms) > 1000:
-            entry[0] = t0_ms
+        if abs(entry[0] - utc_ms) > 1000:
+            entry[0] = utc_ms
             self._save_boots()
 
     def _save_boots(self):

@@ -65,19 +65,22 @@ class Sampler:
                     values = sensor.read()
                     self._done(sensor, now)
                     if values is not None:
-                        self._give(sensor, now, values)
+                        if not isinstance(values, list):
+                            values = (("", values),)
+                        for suffix, some in values:
+                            self.put(now, sensor.name + suffix, sensor.keys, some)
             except Exception as error:  # drivers raise bare Exception
                 self._failed(sensor, now, error)
 
-    def next_ms(self, now, most):
-        """Return how long [ms] there is nothing to do here, at most `most`."""
+    def next_ms(self, now, ms):
+        """Return how long [ms] there is nothing to do here, at most `ms`."""
         for sensor in self.sensors:
             if sensor.EVENTS:
-                most = min(most, 5)
+                ms = min(ms, 5)
             wait = (sensor.due if sensor.ready < 0 else sensor.ready) - now
-            if wait < most:
-                most = max(0, wait)
-        return most
+            if wait < ms:
+                ms = max(0, wait)
+        return ms
 
     def read_now(self, name=None):
         """Let the sensor of that name, or all, be read at once; return how many those are."""
@@ -87,13 +90,6 @@ class Sampler:
                 sensor.due = 0
                 count += 1
         return count
-
-    def _give(self, sensor, now, values):
-        if isinstance(values, list):
-            for suffix, some in values:
-                self.put(now, sensor.name + suffix, sensor.keys, some)
-        else:
-            self.put(now, sensor.name, sensor.keys, values)
 
     def _done(self, sensor, now):
         sensor.ready = -1

@@ -44,19 +44,19 @@ ring.flash_bytes 8192 1073741824 262144"""  # key, from, to, default
         raise SettingsError("config.json: want an object")
     settings = json.loads(defaults)
     settings.update(data)
-    _name(settings, "device", "device")
+    _name(settings, "device", "")
     wifi = _sub(settings, "wifi", {})
     for key, size in (("ssid", 32), ("password", 64)):
         wifi.setdefault(key, "")
-        _text(wifi, key, "wifi.%s" % key, size)
+        _text(wifi, key, "wifi", size)
     gateway = _sub(settings, "gateway", None)
     gateway.setdefault("tls", False)
-    _text(gateway, "host", "gateway.host", 253)
+    _text(gateway, "host", "gateway", 253)
     if not gateway["host"]:
         raise SettingsError("config.json: gateway.host: empty, want a name or an address")
     for key in ("user", "password"):
         if gateway.setdefault(key, None) is not None or gateway["user"] is not None:
-            _text(gateway, key, "gateway.%s" % key, 128)
+            _text(gateway, key, "gateway", 128)
     if not isinstance(gateway["tls"], (bool, dict)):
         _bad("gateway.tls", gateway["tls"], 'true, false or {"ca": path}')
     _sub(settings, "ring", {})
@@ -65,13 +65,13 @@ ring.flash_bytes 8192 1073741824 262144"""  # key, from, to, default
         section, _, key = name.rpartition(".")
         where = settings[section] if section else settings
         where.setdefault(key, int(value))
-        _number(where, key, name, int(low), int(high))
+        _number(where, key, section, int(low), int(high))
     gateway["port"] = gateway["port"] or (8883 if gateway["tls"] else 1883)
     if settings["delivery"] not in ("gateway", "broker"):
         _bad("delivery", settings["delivery"], '"gateway" or "broker"')
     for key in ("led", "button"):
         if settings[key] is not None:
-            _number(_sub(settings, key, None), "pin", "%s.pin" % key, 0, 48)
+            _number(_sub(settings, key, None), "pin", key, 0, 48)
     _sensors(settings)
     return settings
 
@@ -85,14 +85,18 @@ def _sensors(settings):
         name = "sensors[%d]" % i
         if not isinstance(sensor, dict):
             _bad(name, sensor, "an object")
-        _name(sensor, "kind", "%s.kind" % name)
+        _name(sensor, "kind", name)
         sensor.setdefault("name", sensor["kind"])
-        _name(sensor, "name", "%s.name" % name)
+        _name(sensor, "name", name)
         if sensor["name"] in seen:
-            _bad("%s.name" % name, sensor["name"], "a name that no other sensor has")
+            _bad(_path(name, "name"), sensor["name"], "a name that no other sensor has")
         seen.append(sensor["name"])
         sensor.setdefault("period_s", 60)
-        _number(sensor, "period_s", "%s.period_s" % name, 0.05, 86400)
+        _number(sensor, "period_s", name, 0.05, 86400)
+
+
+def _path(name, key):
+    return "%s.%s" % (name, key) if name else key
 
 
 def _bad(name, value, text):
@@ -109,7 +113,7 @@ def _sub(data, key, value):
 def _text(data, key, name, size):
     value = data.get(key)
     if not isinstance(value, str) or len(value) > size:
-        _bad(name, value, "text of at most %d characters" % size)
+        _bad(_path(name, key), value, "text of at most %d characters" % size)
 
 
 def _name(data, key, name):
@@ -117,11 +121,11 @@ def _name(data, key, name):
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
     good = isinstance(value, str) and 1 <= len(value) <= 32
     if not good or any(letter not in letters for letter in value):
-        _bad(name, value, "1 to 32 of a-z A-Z 0-9 _ -")
+        _bad(_path(name, key), value, "1 to 32 of a-z A-Z 0-9 _ -")
 
 
 def _number(data, key, name, first, last):
     value = data.get(key)
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not good or not first <= value <= last:
-        _bad(name, value, "a number from %s to %s" % (first, last))
+        _bad(_path(name, key), value, "a number from %s to %s" % (first, last))

@@ -15,15 +15,10 @@ def main():
     """Run the node until Ctrl-C; after an error say it and reset, so that it never just stops."""
     gc.threshold(2048)  # collect often: what stays then lies close together, and large pieces
     try:  # (the ring, a TLS record) still fit when the heap is small
-        settings = once("settings").load()
-    except ValueError as error:
-        print(error)
-        return  # to the prompt: there is nothing to do without settings
-    try:
-        app = once("wiring").build(settings)
-        del settings
+        app = _node()
         gc.collect()
-        app.run()
+        if app:
+            app.run()  # else to the prompt: there is nothing to do without settings
     except KeyboardInterrupt:
         board.relax_watchdog()
         print("stopped; the prompt is yours")
@@ -36,3 +31,13 @@ def main():
             board.relax_watchdog()
             return
         board.reset()
+
+
+def _node():
+    """Return the App, or None. A frame of its own: what main()'s held would stay."""
+    try:
+        settings = once("settings").load()
+    except ValueError as error:
+        print(error)
+        return None
+    return once("wiring").build(settings)

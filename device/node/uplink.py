@@ -52,11 +52,11 @@ class Uplink:
         self.acked = 0  # records, since the start
         self.silent = 0  # connections closed since no acknowledgement came
 
-    def step(self, network_up):
+    def step(self, up):
         """Go on as far as that is possible now."""
         link = self.link
         now = self.now_ms()
-        if not network_up:
+        if not up:
             if link.state != DOWN:
                 link.close("no network")
             self._note_state(now)
@@ -97,8 +97,8 @@ class Uplink:
             self._todo = []
         self._was = state
 
-    def take(self, message, now):
-        topic, payload = message
+    def take(self, msg, now):
+        topic, payload = msg
         try:
             data = json.loads(payload)
             if topic.endswith(b"/down/ack"):

@@ -20,7 +20,8 @@ from micropython import const
 _OUT_BYTES = const(896)  # the longest packet that goes out
 _IN_BYTES = const(320)  # the longest that comes in; one that is longer is skipped
 
-_INPROGRESS = (11, 36, 115, 118, 119)  # EAGAIN, EINPROGRESS and EALREADY on lwip, Linux and others
+# EAGAIN, EINPROGRESS and EALREADY on lwip, Linux and others
+_INPROGRESS = const((11, 36, 115, 118, 119))
 
 
 class Pending(Exception):
@@ -100,13 +101,13 @@ class Wire:
 
     # -- what the link calls
 
-    def open(self, address):
-        """Begin to connect. address: as getaddrinfo gives it. Raises OSError."""
+    def open(self, addr):
+        """Begin to connect. addr: as getaddrinfo gives it. Raises OSError."""
         self.close()
         self._sock = sock = socket.socket()
         sock.setblocking(False)
         try:
-            sock.connect(address)
+            sock.connect(addr)
         except OSError as error:
             if error.args[0] not in _INPROGRESS:
                 self.close()
@@ -122,11 +123,11 @@ class Wire:
                 return True
         return False
 
-    def secure(self, context, host):
+    def secure(self, tls, host):
         """Go on in TLS; the handshake happens in the coming flush() calls."""
         plain = self._sock
         self._poll.unregister(plain)
-        self._sock = context.wrap_socket(
+        self._sock = tls.wrap_socket(
             plain, server_hostname=host, do_handshake_on_connect=False
         )
         self._poll.register(self._sock, select.POLLIN | select.POLLOUT)
@@ -177,13 +178,13 @@ class Wire:
         """Return whether a packet has begun and not ended."""
         return self._skip > 0 or (self._got > 0 and not self._size)
 
-    def wait(self, wait_ms):
-        """Wait until there is something to read, or to send if there was, at most wait_ms."""
+    def wait(self, ms):
+        """Wait until there is something to read, or to send if there was, at most ms."""
         if self._sock is None:
             return False
         mask = select.POLLIN if self._sent == self._end else select.POLLIN | select.POLLOUT
         self._poll.modify(self._sock, mask)
-        for _event in self._poll.ipoll(wait_ms):
+        for _event in self._poll.ipoll(ms):
             pass
         return True
 

@@ -17,7 +17,6 @@ def build(settings):
     """
     life, boot, unhealthy, _ = board.identity()
     device = settings["device"]
-    print("tidegate", VERSION, device, "life", life, "boot", boot)
 
     from node.app import App
 
@@ -25,7 +24,7 @@ def build(settings):
     app.ring = _ring(settings.pop("ring"), life, boot, app.told if settings["tell"] else None)
     now_ms = app.now_ms
     gateway = settings.pop("gateway")
-    prefix = ("tidegate/" + device + "/").encode()
+    prefix = ("tidegate/%s/" % device).encode()
     app.link = _link(now_ms, device.encode(), gateway, prefix)
     gc.collect()
 
@@ -50,6 +49,15 @@ def build(settings):
     app.health_ms = int(settings["health_s"] * 1000)
     app.watchdog_s = settings["watchdog_s"]
     app.sleep_ms = int(settings["sleep_s"] * 1000)
+
+    from node.wifi import Wifi
+
+    wifi = settings.pop("wifi")
+    app.wifi = Wifi(now_ms, wifi["ssid"], wifi["password"], device)
+
+    from node.sensor import Sampler
+
+    print("tidegate", VERSION, device, "life", life, "boot", boot)
     app.safe = unhealthy >= _UNHEALTHY
     if app.safe:
         print("safe mode after", unhealthy, "boots that did not end well: no sensors")
@@ -59,13 +67,6 @@ def build(settings):
         from node.panel import Panel
 
         app.panel = Panel(board.machine, settings["led"], settings["button"])
-
-    from node.wifi import Wifi
-
-    wifi = settings["wifi"]
-    app.wifi = Wifi(now_ms, wifi["ssid"], wifi["password"], device)
-
-    from node.sensor import Sampler
 
     sensors = []
     for entry in settings["sensors"]:
@@ -80,12 +81,12 @@ def build(settings):
     return app
 
 
-def _ring(bounds, life, boot, told):
+def _ring(data, life, boot, told):
     from node.flash import Store
     from node.ring import Ring
 
     life = bytes([int(life[i : i + 2], 16) for i in (0, 2, 4, 6)])
-    return Ring(Store("/ring"), life, boot, bounds["ram_bytes"], bounds["flash_bytes"], told)
+    return Ring(Store("/ring"), life, boot, data["ram_bytes"], data["flash_bytes"], told)
 
 
 def _link(now_ms, name, gateway, prefix):
