@@ -25,6 +25,12 @@ log = logging.getLogger("tidegate.commit")
 
 BURST = 4
 BUSY_PER_S = 300
+SUDDEN = 10  # messages since the last commit from which their rate is believed
+LOOK_S = 0.01
+# A disk that syncs within FAST_S on average is written from the event loop, if the batch is small:
+# two hand-overs between threads cost as much as the commit.
+FAST_S = 0.001
+SMALL = 32
 RETRY_S = 1.0
 LAZY_S = 2.0
 DONE_MOST = 500
@@ -39,7 +45,7 @@ class Pacer:
         self.commit_s, self.commit_bytes = commit_s, commit_bytes
         self._tokens, self._filled_s = float(BURST), 0.0
         self._rate, self._rate_s = 0.0, 0.0
-        self._hurry_until_s = 0.0
+        self._hurry_until_s = self._committed_s = 0.0
 
     def arrived(self, messages: int, now_s: float) -> None:
         """Count messages towards the rate, an average over about a second."""
@@ -51,8 +57,11 @@ class Pacer:
         """A client sent again as soon as it had our acknowledgement: it waits for us."""
         self._hurry_until_s = now_s + 0.5
 
-    def delay_s(self, waiting_bytes: int, now_s: float) -> float:
-        """Seconds until the waiting batch should be committed; 0 for now."""
+    def delay_s(self, waiting_bytes: int, now_s: float, waiting: int = 0) -> float:
+        """Seconds until the waiting batch of so many messages should be committed; 0 for now."""
+        since_s = max(now_s - self._committed_s, 0.001)
+        if waiting >= SUDDEN and waiting / since_s >= BUSY_PER_S:
+            self._rate, self._rate_s = max(self._rate, waiting / since_s), now_s
         if self.commit_s <= 0 or waiting_bytes >= self.commit_bytes \
                 or now_s < self._hurry_until_s or self._rate >= BUSY_PER_S:
             return 0.0
@@ -62,6 +71,7 @@ class Pacer:
     def committed(self, now_s: float) -> None:
         """A commit was made."""
         self._fill(now_s)
+        self._committed_s = now_s
         self._tokens = max(0.0, self._tokens - 1)
 
     def _fill(self, now_s: float) -> None:
@@ -83,6 +93,8 @@ class Committer:
         self._outbox, self._pacer = outbox, pacer
         self._after: list[Callback] = []
         self._thread = ThreadPoolExecutor(1, "outbox")
+        self._reading = 0  # jobs in the thread: the outbox has one user at a time
+        self._sync_s = 1.0  # average time of a commit; slow until shown to be fast
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -140,7 +152,11 @@ class Committer:
 
     async def read(self, job: Callable[[], T]) -> T:
         """Run a job of the outbox in its thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+        self._reading += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+        finally:
+            self._reading -= 1
 
     async def settled(self) -> None:
         """Wait until everything added is on disk."""
@@ -155,11 +171,12 @@ class Committer:
             await self._wake.wait()
             self._idle.clear()
             while not self._stopping:
-                delay_s = self._pacer.delay_s(self.waiting_bytes, time.monotonic())
+                delay_s = self._pacer.delay_s(self.waiting_bytes, time.monotonic(),
+                                              len(self.batch.insert))
                 if delay_s <= 0:
                     break
                 # Look again soon: a burst or a waiting client ends the wait early.
-                await asyncio.sleep(min(delay_s, 0.02))
+                await asyncio.sleep(min(delay_s, LOOK_S))
             self._wake.clear()
             if self._done_due or self._stopping:
                 self._collect_done()
@@ -187,7 +204,11 @@ class Committer:
         while not batch.empty():
             began = time.monotonic()
             try:
-                await self.read(lambda: self._outbox.apply(batch))
+                if self._fast() and len(batch.insert) + len(batch.release) <= SMALL \
+                        and len(batch.done) <= DONE_MOST:
+                    self._apply(batch)
+                else:
+                    await self.read(lambda: self._apply(batch))
             except OutboxError as error:
                 if self.failing is None:
                     log.error("cannot write, acknowledging nothing reason=%r", str(error))
@@ -207,6 +228,15 @@ class Committer:
                 log.warning("writing again")
                 self.failing = None
             return
+
+    def _fast(self) -> bool:
+        """Whether a commit here and now is sure not to hold the event loop up."""
+        return self._reading == 0 and self._sync_s < FAST_S and self.failing is None
+
+    def _apply(self, batch: Batch) -> None:
+        began_s = time.perf_counter()
+        self._outbox.apply(batch)
+        self._sync_s += 0.1 * (time.perf_counter() - began_s - self._sync_s)
 
     async def _make_room(self, batch: Batch) -> None:
         coming = {entry.key for entry in batch.insert}

@@ -30,6 +30,7 @@ SCHEMA_VERSION = 1
 # A commit writes whole pages; at 50 messages a second small ones write half as much as 4096 would,
 # for 1 µs of CPU a message at full load.
 PAGE_BYTES = 1024
+WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
 PRUNE_EVERY = 256  # runs noted, after which those without rows are thrown away
 ROW_OVERHEAD_BYTES = 48  # what a row costs beside topic and payload, for the cap
 
@@ -156,6 +157,7 @@ class Outbox:
             db.execute(f"PRAGMA page_size={PAGE_BYTES}")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
+            db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version > SCHEMA_VERSION:
                 raise OutboxError(f"{self.path}: written by a newer Tidegate (format {version}, "
