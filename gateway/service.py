@@ -76,6 +76,7 @@ class Service:
         bridge = Bridge(self._config)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload, bridge)
         beat = Beat(bridge.committer, self._limit_s / 4 if self._limit_s else BEAT_S)
         health = Health(bridge, beat)
         http = HttpServer(self._config.http, bridge.status, health)
@@ -83,7 +84,6 @@ class Service:
                                                                  self._stopped_by_hand)
         await bridge.open()
         await http.open()
-        loop.add_signal_handler(signal.SIGHUP, self._reload, bridge)
         self._notify("READY=1", f"STATUS={status_line(bridge)}")
         jobs: list[asyncio.Task[Any]] = [
             loop.create_task(bridge.run()), loop.create_task(self._stop.wait()),

@@ -70,6 +70,7 @@ def gateway(tmp_path: Path, upstream: Mosquitto, systemd: Systemd) -> Iterator[G
     with Gateway(tmp_path / "gw", upstream.port, name="svc", settings=ROUTE + (
             f'[outbox]\ncommit_ms = 0\n[http]\nlisten = "{HOST}:{free_port()}"\n'),
             env={"NOTIFY_SOCKET": str(systemd.path), "WATCHDOG_USEC": "400000"}) as process:
+        systemd.wait("READY=1")
         yield process
 
 
