@@ -33,7 +33,8 @@ from tools.board_errors import (
 from tools.serial_port import open_port
 
 ANSWER_S = 15.0  # the longest a piece of code may take
-STOP_S = 10.0  # the longest a firmware may take to let go
+STOP_S = 4.0  # how long a firmware may take to let go; it is asked STOP_TRIES times
+STOP_TRIES = 3
 CHUNK = 512
 
 
@@ -97,6 +98,11 @@ class BoardLink:
     def restart_raw(self) -> None:
         """Stop the firmware and begin with an empty heap; boot.py runs, main.py does not."""
         with self._guard("stopping the firmware"):
+            for _ in range(STOP_TRIES - 1):
+                # A Ctrl-C that comes while the board still starts can go unheard.
+                with contextlib.suppress(TransportError):
+                    self._transport.enter_raw_repl(soft_reset=True, timeout_overall=STOP_S)
+                    return
             self._transport.enter_raw_repl(soft_reset=True, timeout_overall=STOP_S)
 
     def run(self, code: str, timeout_s: float = ANSWER_S) -> str:

@@ -7,12 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tools.virtual.flash import Flash
 from tools.virtual.jail import REFUSED
 from tools.virtual.rootfs import Rootfs
 
+CALM_S = 0.1  # how long Ctrl-C waits for the interpreter to wait for something
 JAIL = Path(__file__).resolve().parent / "jail.py"
 
 
@@ -61,9 +63,25 @@ class Process:
         return self._child.pid
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGINT)
+        """Press Ctrl-C.
+
+        This port raises KeyboardInterrupt inside the signal handler, wherever the interpreter is;
+        in the middle of a garbage collection that leaves the heap locked for good. So wait for a
+        moment in which it waits for something, and only so long: a busy loop has none.
+        """
+        if self._child.poll() is not None:
+            return
+        until_s = time.monotonic() + CALM_S
+        while not self._waits() and time.monotonic() < until_s:
+            time.sleep(0.0002)
+        self._child.send_signal(signal.SIGINT)
+
+    def _waits(self) -> bool:
+        try:
+            stat = Path(f"/proc/{self._child.pid}/stat").read_text()
+        except OSError:
+            return True
+        return stat.rpartition(")")[2].split()[0] == "S"
 
     def kill(self) -> int:
         """End it at once, as losing the power does; gives its exit code."""

@@ -18,8 +18,11 @@ def ask(*words):
     number = _number
     _wire.write(json.dumps((number,) + words) + "\n")
     while True:
-        answer = json.loads(_wire.readline())
-        if answer[0] == number:
+        try:
+            answer = json.loads(_wire.readline())
+        except ValueError:  # what is left of an answer that Ctrl-C cut in two
+            continue
+        if isinstance(answer, list) and len(answer) == 4 and answer[0] == number:
             break
     for pin in answer[3]:
         if pin in handlers:
