@@ -6,16 +6,17 @@ board's pins, and never kept in the repository: they hold the Wi-Fi's password.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from gateway import credentials
+from gateway.errors import CredentialsError
 from tools import firmware
 from tools.board_errors import LinkError
 from tools.board_link import BoardLink
@@ -128,22 +129,24 @@ def load(path: Path) -> dict[str, Any]:
 def add_credential(file: Path, device: str) -> str:
     """Make a password for a device; the file, readable by its owner only, keeps its scrypt hash.
 
-    One line a device: `name:salt:hash`, both in hex; scrypt with n=16384, r=8, p=1. A device that
-    is there already gets a new one. Gives the password. Raises SettingsError.
+    The file is the gateway's, as `tidegate device` writes it. A device that is there already gets
+    a new password. Gives the password. Raises SettingsError.
     """
     if not DEVICE.fullmatch(device):
         raise SettingsError(f"{device!r}: a device is named with 1 to 32 of a-z A-Z 0-9 _ -")
-    password, salt = secrets.token_urlsafe(24), secrets.token_bytes(16)
-    key = hashlib.scrypt(password.encode(), salt=salt, n=16384, r=8, p=1, dklen=32)
+    password = credentials.new_password()
     try:
-        lines = file.read_text().splitlines() if file.exists() else []
-        kept = [line for line in lines if line.partition(":")[0] != device]
+        known = credentials.parse(file.read_text() if file.exists() else "", str(file))
+        known[device] = credentials.Credential(
+            device, credentials.hash_password(password.encode()), date.today().isoformat())
         work = file.with_name(file.name + ".new")
         with os.fdopen(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
-            out.write("\n".join([*kept, f"{device}:{salt.hex()}:{key.hex()}"]) + "\n")
+            out.write(credentials.render(known))
         work.replace(file)
     except OSError as error:
         raise SettingsError(f"{file}: {error.strerror}") from error
+    except CredentialsError as error:
+        raise SettingsError(str(error)) from error
     return password
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from gateway.credentials import parse, right
 from tools import boards, deploy, flash_image, provision
 from tools.board_cli import board as command
 from tools.board_link import BoardLink
@@ -130,6 +131,8 @@ def test_from_a_bare_board_to_readings(known: VirtualBoard, tmp_path: Path) -> N
     assert written["gateway"]["user"] == "greenhouse-1"
     assert written["gateway"]["password"] not in credentials.read_text()
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
+    known = parse(credentials.read_text(), "devices")  # the gateway reads it
+    assert right(known["greenhouse-1"].hash, written["gateway"]["password"].encode())
     assert "files removed" in run("erase", "--yes").output
     with BoardLink(port) as link:
         assert link.tree("") == []
@@ -184,7 +187,10 @@ def test_credential_of_a_device_is_replaced_not_doubled(tmp_path: Path) -> None:
     file = tmp_path / "devices"
     passwords = [provision.add_credential(file, name) for name in ("a", "b", "a")]
     assert len(set(passwords)) == 3
-    assert [line.split(":")[0] for line in file.read_text().splitlines()] == ["b", "a"]
+    known = parse(file.read_text(), "devices")
+    assert sorted(known) == ["a", "b"]
+    assert right(known["a"].hash, passwords[2].encode())
+    assert not right(known["a"].hash, passwords[0].encode())
     with pytest.raises(provision.SettingsError):
         provision.add_credential(file, "no:colon")
 
