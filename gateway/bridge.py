@@ -134,7 +134,7 @@ class Bridge:
                 break
             device = device_of(publish.topic) if publish.topic.startswith(PREFIX) else None
             if device is not None and not publish.retain:
-                room = self._take_batch(device, publish, entries, touched)
+                room = self._take_batch(device, publish, entries, age_s)
             else:
                 room = self._take_one(client_id, publish, entries, age_s)
             if not room:
@@ -187,8 +187,12 @@ class Bridge:
         return True
 
     def _take_batch(self, device: str, publish: wire.Publish, entries: list[Entry],
-                    touched: set[Session]) -> bool:
-        """A contract batch: its new records into the outbox, one acknowledgement back."""
+                    age_s: int) -> bool:
+        """A contract batch: its new records into the outbox, one acknowledgement back.
+
+        Once accepted all of it is taken, over the cap if need be: the acknowledgement speaks of
+        all of it.
+        """
         route = self.router.find(publish.topic)
         if route is not None and self.queue.full(len(publish.payload) * 2) \
                 and route.route.full == "reject":
@@ -199,8 +203,7 @@ class Bridge:
         except ProtocolError as error:
             self.counts["unreadable"] += 1
             log.warning("batch kept as it came device=%s reason=%r", device, str(error))
-            return self._take_one(device, publish, entries, self.outbox.clock_s())
-        age_s = self.outbox.clock_s()
+            return self._take_one(device, publish, entries, age_s)
         if route is not None:
             if route.route.format == "bytes":
                 if taken.records:
@@ -210,7 +213,8 @@ class Bridge:
                 for sensor, payload in taken.records:
                     target = self.router.find(publish.topic, f"{PREFIX}{device}/data/{sensor}")
                     assert target is not None
-                    self.queue_record(target, device, payload, publish.qos, age_s, entries)
+                    self._add(target, device, payload, publish.qos, False, age_s, entries,
+                              force=True)
         self._count(taken.key, len(taken.records), taken.duplicates, taken.holes,
                     taken.device_dropped)
         if taken.seq:
@@ -219,12 +223,6 @@ class Bridge:
                            False, 0)
         self.committer.after(partial(self._say, ack))
         return True
-
-    def queue_record(self, target: Target, device: str, payload: bytes, qos: int, age_s: int,
-                     entries: list[Entry]) -> None:
-        """One record of a batch that was already accepted: a soft cap, so that the batch's
-        acknowledgement speaks of all of it."""
-        self._add(target, device, payload, qos, False, age_s, entries, force=True)
 
     def _count(self, key: Key, new: int, duplicates: int, holes: int, dropped: int) -> None:
         self.counts["records"] += new
