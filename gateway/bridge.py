@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import wire
+from gateway.batch import Batch, Entry
 from gateway.clients import Clients
 from gateway.commit import Committer, Pacer
 from gateway.config import Config
@@ -26,7 +27,7 @@ from gateway.flight import Flight
 from gateway.listener import Listener
 from gateway.local import Locals, Session
 from gateway.local_broker import LocalBroker
-from gateway.outbox import Batch, Entry, Outbox
+from gateway.outbox import Outbox
 from gateway.queue import Queue
 from gateway.routes import Route, Router, Target
 from gateway.status import answer, status_of
@@ -132,8 +133,8 @@ class Bridge:
         for publish in publishes:
             if committer.waiting_bytes > HELD_BYTES:
                 break
-            device = device_of(publish.topic) if publish.topic.startswith(PREFIX) else None
-            if device is not None and not publish.retain:
+            if publish.topic.startswith(PREFIX) and not publish.retain \
+                    and (device := device_of(publish.topic)) is not None:
                 room = self._take_batch(device, publish, entries, age_s)
             else:
                 room = self._take_one(client_id, publish, entries, age_s)
@@ -144,7 +145,8 @@ class Bridge:
             if publish.retain:
                 self.locals.retain(publish)
                 committer.batch.retained[publish.topic] = publish if publish.payload else None
-            self.locals.publish(publish, touched)
+            if self.locals.subscribed:
+                self.locals.publish(publish, touched)
         self.counts["received"] += taken
         if entries:
             self._insert(entries)
@@ -172,19 +174,24 @@ class Bridge:
         if target is None:
             self.counts["unrouted"] += 1
             return True
-        return self._add(target, client_id, publish.payload, publish.qos, publish.retain, age_s,
-                         entries)
-
-    def _add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
-             age_s: int, entries: list[Entry], *, force: bool = False) -> bool:
-        added = self.queue.add(target, source, payload, qos, retain, age_s, force=force)
+        added = self.queue.add(target, client_id, publish.payload, publish.qos, publish.retain,
+                               age_s)
         if added is None:
             return False
+        if added[1] is not None:
+            self.drain.supersede(added[1])
+        entries.append(added[0])
+        return True
+
+    def _force(self, target: Target, source: str, payload: bytes, qos: int, age_s: int,
+               entries: list[Entry], *, retain: bool = False) -> None:
+        """Take what has to be taken, over the cap if need be."""
+        added = self.queue.add(target, source, payload, qos, retain, age_s, force=True)
+        assert added is not None
         entry, old = added
         if old is not None:
             self.drain.supersede(old)
         entries.append(entry)
-        return True
 
     def _take_batch(self, device: str, publish: wire.Publish, entries: list[Entry],
                     age_s: int) -> bool:
@@ -207,14 +214,12 @@ class Bridge:
         if route is not None:
             if route.route.format == "bytes":
                 if taken.records:
-                    self._add(route, device, publish.payload, publish.qos, False, age_s, entries,
-                              force=True)
+                    self._force(route, device, publish.payload, publish.qos, age_s, entries)
             else:
                 for sensor, payload in taken.records:
                     target = self.router.find(publish.topic, f"{PREFIX}{device}/data/{sensor}")
                     assert target is not None
-                    self._add(target, device, payload, publish.qos, False, age_s, entries,
-                              force=True)
+                    self._force(target, device, payload, publish.qos, age_s, entries)
         self._count(taken.key, len(taken.records), taken.duplicates, taken.holes,
                     taken.device_dropped)
         if taken.seq:
@@ -256,12 +261,10 @@ class Bridge:
     def _say_online(self) -> None:
         """Upstream knows that we are there: retained, through the outbox like everything else."""
         target = self.router.own(self.status_topic)
-        added = self.queue.add(target, f"gateway/{self.config.id}", b"online", 1, True,
-                               self.outbox.clock_s(), force=True)
-        if added is not None:
-            if added[1] is not None:
-                self.drain.supersede(added[1])
-            self._insert([added[0]])
+        entries: list[Entry] = []
+        self._force(target, f"gateway/{self.config.id}", b"online", 1, self.outbox.clock_s(),
+                    entries, retain=True)
+        self._insert(entries)
 
     @staticmethod
     def utc_ms() -> int | None:

@@ -13,8 +13,8 @@ Only a close by the broker counts, so a bad link blames nobody.
 
 from __future__ import annotations
 
+from gateway.batch import Entry
 from gateway.flight import MAX_TRIES
-from gateway.outbox import Entry
 
 FRUITLESS = 3
 CALM = 200

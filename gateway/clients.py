@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from gateway import wire
@@ -81,6 +82,9 @@ class Clients:
 
     def received(self, conn: Peer, packets: list[wire.Packet], now_s: float) -> None:
         session, publishes = conn.session, []
+        if len(packets) == 1 and type(packets[0]) is wire.Publish:
+            self.take(conn, packets, now_s)  # type: ignore[arg-type]  # what most reads bring
+            packets = []
         for packet in packets:
             if type(packet) is wire.Publish:
                 publishes.append(packet)
@@ -157,7 +161,7 @@ class Clients:
             session.received.discard(packet.mid)
             self._received.get(session.client_id, set()).discard(packet.mid)
             self._committer.batch.received[session.client_id, packet.mid] = None
-        self._later(conn, wire.encode_ack(wire.PUBCOMP, packet.mid))
+        self._later(conn, bytearray(wire.encode_ack(wire.PUBCOMP, packet.mid)), 1)
 
     # --- publishes
 
@@ -171,7 +175,7 @@ class Clients:
         if conn.over_rate(len(publishes), now_s):
             conn.hold(True)
         if not conn.unacked_bytes and now_s - conn.acked_s < WAITING_S:
-            self._committer.hurry()
+            self._committer.hurry(now_s)
         new = publishes
         for p in publishes:
             if p.qos == 2:
@@ -184,14 +188,20 @@ class Clients:
             conn.hold(True)
             stuck = new[took]  # by identity: an equal one may stand before it
             publishes = publishes[:next(i for i, p in enumerate(publishes) if p is stuck)]
-        batch = self._committer.batch
+        acks, unacked_bytes = bytearray(), 0
         for p in publishes:
             if p.qos == 1:
-                self._later(conn, wire.encode_ack(wire.PUBACK, p.mid), len(p.payload))
+                acks += wire.encode_ack(wire.PUBACK, p.mid)
             elif p.qos == 2:
                 session.received.add(p.mid)
-                batch.received[session.client_id, p.mid] = True
-                self._later(conn, wire.encode_ack(wire.PUBREC, p.mid), len(p.payload))
+                self._committer.batch.received[session.client_id, p.mid] = True
+                acks += wire.encode_ack(wire.PUBREC, p.mid)
+            else:
+                continue
+            # The +1 makes "something unacknowledged" true for empty payloads.
+            unacked_bytes += len(p.payload) + 1
+        if acks:
+            self._later(conn, acks, unacked_bytes)
         if conn.unacked_bytes > self.max_unacked_bytes:
             conn.hold(True)
 
@@ -212,18 +222,18 @@ class Clients:
             return False
         return publish.dup or publish.mid not in self._received.get(session.client_id, ())
 
-    def _later(self, conn: Peer, data: bytes, unacked_bytes: int = 0) -> None:
-        """Write an acknowledgement once what it speaks of is on disk."""
+    def _later(self, conn: Peer, acks: bytearray, unacked_bytes: int) -> None:
+        """Write acknowledgements once what they speak of is on disk."""
         if self._acks_batch is not self._committer.batch:
             self._acks_batch = self._committer.batch
-            acks = self._acks = {}
-            self._committer.after(lambda: self._send_acks(acks))
+            self._acks = {}
+            self._committer.after(partial(self._send_acks, self._acks))
         waiting = self._acks.get(conn)
         if waiting is None:
-            waiting = self._acks[conn] = bytearray()
-        waiting += data
-        conn.unacked_bytes += unacked_bytes + 1
-        # The +1 makes "something unacknowledged" true for empty payloads; reset on the write.
+            self._acks[conn] = acks
+        else:
+            waiting += acks
+        conn.unacked_bytes += unacked_bytes  # reset on the write
 
     def _send_acks(self, acks: dict[Peer, bytearray]) -> None:
         now_s = time.monotonic()

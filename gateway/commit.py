@@ -16,21 +16,25 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
+from gateway.batch import Batch, Entry
 from gateway.errors import OutboxError
-from gateway.outbox import Batch, Entry, Outbox
+from gateway.outbox import Outbox, Record
 
 log = logging.getLogger("tidegate.commit")
 
 BURST = 4
 BUSY_PER_S = 300
+FLOOD_PER_S = 5000
+GATHER_S = 0.001  # between two commits of a flood
 SUDDEN = 10  # messages since the last commit from which their rate is believed
 LOOK_S = 0.01
 # A disk that syncs within FAST_S on average is written from the event loop, if the batch is small:
 # two hand-overs between threads cost as much as the commit.
 FAST_S = 0.001
-SMALL = 32
+SMALL_BYTES = 4096
 RETRY_S = 1.0
 LAZY_S = 2.0
 DONE_MOST = 500
@@ -62,6 +66,9 @@ class Pacer:
         since_s = max(now_s - self._committed_s, 0.001)
         if waiting >= SUDDEN and waiting / since_s >= BUSY_PER_S:
             self._rate, self._rate_s = max(self._rate, waiting / since_s), now_s
+        if self._rate >= FLOOD_PER_S and waiting_bytes < self.commit_bytes \
+                and since_s < GATHER_S:
+            return GATHER_S - since_s
         if self.commit_s <= 0 or waiting_bytes >= self.commit_bytes \
                 or now_s < self._hurry_until_s or self._rate >= BUSY_PER_S:
             return 0.0
@@ -141,9 +148,9 @@ class Committer:
         self._done_due = True
         self.wake()
 
-    def hurry(self) -> None:
+    def hurry(self, now_s: float) -> None:
         """Somebody waits for us, see Pacer."""
-        self._pacer.hurry(time.monotonic())
+        self._pacer.hurry(now_s)
 
     def wake(self) -> None:
         """There is something to commit."""
@@ -204,11 +211,12 @@ class Committer:
         while not batch.empty():
             began = time.monotonic()
             try:
-                if self._fast() and len(batch.insert) + len(batch.release) <= SMALL \
-                        and len(batch.done) <= DONE_MOST:
-                    self._apply(batch)
+                record = Record(batch.change())
+                if self._fast() and len(record.body) < SMALL_BYTES \
+                        and self._outbox.is_quick(record):
+                    self._store(record)
                 else:
-                    await self.read(lambda: self._apply(batch))
+                    await self.read(partial(self._store, record))
             except OutboxError as error:
                 if self.failing is None:
                     log.error("cannot write, acknowledging nothing reason=%r", str(error))
@@ -233,9 +241,9 @@ class Committer:
         """Whether a commit here and now is sure not to hold the event loop up."""
         return self._reading == 0 and self._sync_s < FAST_S and self.failing is None
 
-    def _apply(self, batch: Batch) -> None:
+    def _store(self, record: Record) -> None:
         began_s = time.perf_counter()
-        self._outbox.apply(batch)
+        self._outbox.commit(record)
         self._sync_s += 0.1 * (time.perf_counter() - began_s - self._sync_s)
 
     async def _make_room(self, batch: Batch) -> None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from gateway import wire
+from gateway.batch import Entry
 from gateway.caution import Caution
 from gateway.commit import RETRY_S, Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight, Limits
-from gateway.outbox import Entry, Outbox
+from gateway.outbox import Outbox
 from gateway.queue import Queue
 from gateway.routes import BACKLOG, Route
 from gateway.upstream import Upstream
@@ -191,7 +192,7 @@ class Drain:
             self.remove(progress.done)
         if progress.release:
             if self.flight.queued():  # the window opens only with this commit
-                self._committer.hurry()
+                self._committer.hurry(self._progress_s)
             self._committer.release(progress.release, partial(self._released, progress.release))
         for entry, reason in progress.refused:
             log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,

@@ -23,7 +23,7 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from gateway.outbox import Entry
+from gateway.batch import Entry
 from gateway.routes import REFUSED
 from gateway.wire import (
     PUBACK,
@@ -177,19 +177,26 @@ class Flight:
                 continue
             entry.sent, entry.sent_s = True, now_s
             room -= 1
-        max_qos, max_packet_bytes = self.limits.max_qos, self.limits.max_packet_bytes
+        limits, topics, in_flight = self.limits, self._topics, self.in_flight
+        max_qos, max_packet_bytes = limits.max_qos, limits.max_packet_bytes
+        may_retain, v5 = limits.retain, limits.v5
         for lane in self.lanes if not self._again else ():
             while lane and max_bytes > 0 and (room > 0 or lane[0].mid == 0):
                 entry = lane.popleft()
-                part = self._packet(entry, dup=False)
-                if len(part) > max_packet_bytes:
+                mid = entry.mid
+                part = encode_publish(
+                    topics.get(entry.topic) or self._topic(entry.topic), entry.payload,
+                    entry.qos if entry.qos < max_qos else max_qos, entry.retain and may_retain,
+                    False, mid, v5=v5)
+                size = len(part)
+                if size > max_packet_bytes:
                     self.oversized.append(entry)
                     continue
                 parts.append(part)
-                max_bytes -= len(part)
-                if entry.mid and max_qos:
+                max_bytes -= size
+                if mid and max_qos:
                     entry.sent, entry.sent_s = True, now_s
-                    self.in_flight[entry.mid] = entry
+                    in_flight[mid] = entry
                     room -= 1
                 else:
                     ended.append(entry)
@@ -200,16 +207,19 @@ class Flight:
     def _packet(self, entry: Entry, dup: bool) -> bytes:
         if entry.released:
             return encode_ack(PUBREL, entry.mid)
-        topic = self._topics.get(entry.topic)
-        if topic is None:
-            if len(self._topics) > 8192:
-                self._topics.clear()
-            topic = encode_text(entry.topic)
-            if len(topic) <= 512:
-                self._topics[entry.topic] = topic
+        topic = self._topics.get(entry.topic) or self._topic(entry.topic)
         limits, qos = self.limits, min(entry.qos, self.limits.max_qos)
         return encode_publish(topic, entry.payload, qos, entry.retain and limits.retain,
                               dup and qos > 0, entry.mid, v5=limits.v5)
+
+    def _topic(self, name: str) -> bytes:
+        """A topic as a packet has it, kept for the next one."""
+        if len(self._topics) > 8192:
+            self._topics.clear()
+        topic = encode_text(name)
+        if len(topic) <= 512:
+            self._topics[name] = topic
+        return topic
 
     def acks(self, packets: list[Ack]) -> Progress:
         """PUBACK, PUBREC and PUBCOMP that came."""

@@ -88,6 +88,7 @@ class Locals:
         self.sessions: dict[str, Session] = {}
         self.retained = retained
         self._table: FilterTable[tuple[Session, int]] = FilterTable()
+        self.subscribed = self._table.by_filter  # true where anybody is
 
     def open(self, client_id: str, clean: bool) -> tuple[Session, bool]:
         """The session for a CONNECT, and whether it was there before (section 3.2.2.2)."""

@@ -8,8 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from gateway import database
+from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Pending, decode
 from gateway.errors import OutboxError
-from gateway.outbox import LANE_SHIFT, ROW_OVERHEAD_BYTES
+from gateway.journal import read
+from gateway.outbox import JOURNAL
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT
 
 LANES = {URGENT: "urgent", LIVE: "live", BACKLOG: "backlog", REFUSED: "refused"}
@@ -30,7 +35,7 @@ class Summary:
         """Read the next STEP_ROWS; False where there are none."""
         rows = db.execute(
             f"SELECT route, key >> {LANE_SHIFT}, count(*), sum(length(topic) + length(payload)), "
-            "min(age_s), max(age_s), max(key) FROM (SELECT * FROM msg WHERE key > ? ORDER BY key "
+            "min(age_s), max(age_s), max(key) FROM (SELECT * FROM now WHERE key > ? ORDER BY key "
             "LIMIT ?) GROUP BY 1, 2", (self._key, STEP_ROWS)).fetchall()
         for route, lane, count, size, first_s, last_s, key in rows:
             had = self._found.setdefault((route, lane), [0, 0, first_s])
@@ -59,7 +64,7 @@ def page(db: sqlite3.Connection, after_key: int) -> dict[str, Any]:
     """The next messages after a key in the order of the outbox, about PAGE_BYTES of them."""
     found, size = [], 0
     for key, qos, retain, route, source, topic, payload in db.execute(
-            "SELECT key, qos, retain, route, source, topic, payload FROM msg WHERE key > ? "
+            "SELECT key, qos, retain, route, source, topic, payload FROM now WHERE key > ? "
             "ORDER BY key LIMIT ?", (after_key, PAGE_ROWS)):
         row = {"key": key, "lane": LANES[key >> LANE_SHIFT], "qos": qos, "retain": bool(retain),
                "route": route, "source": source, "topic": topic}
@@ -77,9 +82,15 @@ def page(db: sqlite3.Connection, after_key: int) -> dict[str, Any]:
 def open_closed(path: Path) -> sqlite3.Connection:
     """An outbox that no gateway runs on, to be read. Raises OutboxError."""
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+        db = database.look(path)
         db.execute("SELECT 1 FROM msg LIMIT 1").fetchone()
-    except sqlite3.Error as error:
+        pending = Pending()
+        if db.execute("PRAGMA user_version").fetchone()[0] > 1:  # has a journal
+            journal = path.with_name(path.name + JOURNAL)
+            for body in read(journal, database.generation(db))[0]:
+                pending.fold(decode(body))
+        database.lay_over(db, pending)
+    except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise OutboxError(f"{path}: {error}; nothing has been sent yet, it is in use, or it is "
                           "not an outbox") from error
     return db

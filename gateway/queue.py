@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
-from gateway.outbox import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry, Start
+from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry
+from gateway.outbox import Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
 
 LIVE_MOST = 4096  # in each of the two lanes
@@ -75,14 +76,14 @@ class Queue:
         if self.used_bytes + size > self.max_bytes and old is None and not force \
                 and route.full != "drop-oldest":
             return None
-        lane, qos = target.lane, max(qos, target.min_qos)
+        lane, qos = target.lane, qos if qos > target.min_qos else target.min_qos
         if lane == URGENT:
             source += "!"
         if route.retain != "as-is":
             retain = route.retain == "always"
         mid = 0
         if self._live[lane] >= LIVE_MOST or self._live_bytes[lane] > LIVE_MOST_BYTES \
-                or self.backlog.get(source, 0) or (qos and not self._has_mid()):
+                or self.backlog.get(source, 0) or (qos and not (self._room or self._more_room())):
             lane = BACKLOG
             self.backlog[source] += 1
             self.unloaded += 1
@@ -100,9 +101,9 @@ class Queue:
             self._latest[target.topic] = entry
         return entry, old
 
-    def _has_mid(self) -> bool:
-        if not self._room:
-            self._room = self._mids.take_mids(256)[::-1]
+    def _more_room(self) -> bool:
+        """Take packet identifiers, some at a time; False where all are in use."""
+        self._room = self._mids.take_mids(256)[::-1]
         return bool(self._room)
 
     def loaded(self, entries: list[Entry], asked: int) -> None:

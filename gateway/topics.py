@@ -26,30 +26,30 @@ class FilterTable(Generic[T]):
     """Values under topic filters; `find` is a dictionary look-up for a topic seen before."""
 
     def __init__(self) -> None:
-        self._by_filter: dict[str, dict[str, T]] = {}
+        self.by_filter: dict[str, dict[str, T]] = {}
         self._found: dict[str, list[T]] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._by_filter.values()))
+        return sum(map(len, self.by_filter.values()))
 
     def put(self, topic_filter: str, key: str, value: T) -> None:
         """Set the value that `key` has under a filter, in place of an earlier one."""
-        self._by_filter.setdefault(topic_filter, {})[key] = value
+        self.by_filter.setdefault(topic_filter, {})[key] = value
         self._found.clear()
 
     def drop(self, topic_filter: str, key: str) -> None:
         """Take away what `key` has under a filter; nothing happens where there is nothing."""
-        values = self._by_filter.get(topic_filter)
+        values = self.by_filter.get(topic_filter)
         if values is not None and values.pop(key, None) is not None:
             if not values:
-                del self._by_filter[topic_filter]
+                del self.by_filter[topic_filter]
             self._found.clear()
 
     def find(self, topic: str) -> list[T]:
         """All values whose filter matches the topic."""
         found = self._found.get(topic)
         if found is None:
-            found = [value for topic_filter, values in self._by_filter.items()
+            found = [value for topic_filter, values in self.by_filter.items()
                      if matches(topic_filter, topic) for value in values.values()]
             if len(self._found) >= _CACHED:
                 self._found.clear()

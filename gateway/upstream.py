@@ -174,6 +174,17 @@ class Upstream:
             self._take(self._buffer + b"".join(received))
 
     def _take(self, data: bytes) -> None:
+        acks = wire.decode_acks(data)
+        if acks is None:
+            self._take_mixed(data)
+            return
+        self._buffer = b""
+        if self.connected:
+            self._listener.upstream_acks(acks)
+        if self.connected:
+            self._listener.upstream_writable()
+
+    def _take_mixed(self, data: bytes) -> None:
         try:
             packets, used = wire.decode(data, v5=self.config.protocol == "5", client=True)
         except ProtocolError as error:

@@ -3,6 +3,7 @@
 The record is strace's. Rules of the model, as POSIX has them and disks keep them:
 - What was written before a file's last fsync or fdatasync is there.
 - What was written since is there or not, each 512-byte sector by itself, in any order.
+- A write to a file opened with O_DSYNC is a write and a sync.
 - A file created or unlinked since its folder's last sync is there or not.
 """
 
@@ -46,6 +47,7 @@ def read_trace(lines: Iterator[str], folder: Path) -> Iterator[Call]:
 
     Raises ValueError at what the model does not know.
     """
+    synced: set[str] = set()  # descriptors whose every write is
     for line in lines:
         found = _CALL.match(line)
         if not found or int(found[3]) < 0:
@@ -56,6 +58,9 @@ def read_trace(lines: Iterator[str], folder: Path) -> Iterator[Call]:
         path = _plain(at_fd[1]).decode() if at_fd else texts[0].decode()
         if name == "openat":
             path = texts[0].decode()
+            synced.discard(found[3])
+            if "O_DSYNC" in args:
+                synced.add(found[3])
             if "O_CREAT" not in args:
                 continue
         if not path.startswith(str(folder)):
@@ -69,6 +74,8 @@ def read_trace(lines: Iterator[str], folder: Path) -> Iterator[Call]:
             if len(texts[0]) != int(size) or int(found[3]) != int(size):
                 raise ValueError(f"a write in part: {line[:80]}")
             yield Call("write", path, int(at), texts[0])
+            if args.partition("<")[0] in synced:
+                yield Call("sync", path)
         elif name == "ftruncate":
             yield Call("truncate", path, int(args.rsplit(", ", 1)[1]))
         elif name in ("fsync", "fdatasync"):

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tools.crash_judge import judge_site
@@ -23,10 +24,11 @@ from tools.crash_site import Site
 from tools.crash_verdict import Tally
 from tools.procs import die_with_us
 
-SIZE = "3m"
+SIZE = "8m"
 TIMES = 6
 NO_NAMESPACE = 3
-LIMIT_S = 100
+LIMIT_S = 300
+SILENT_S = 30
 
 
 class FullError(Exception):
@@ -44,14 +46,13 @@ async def full_disk(folder: Path, disk: Path, times: int) -> tuple[Tally, int]:
         for number in range(times):
             await _acknowledged(site, 200)
             _fill(disk)
-            await asyncio.sleep(0.5)  # what was under way
-            before = sum(device.acknowledged for device in site.devices)
+            quiet = await _silent(site)
             if number % 2:
                 site.kill_gateway()
                 await site.reap()
                 await site.start_gateway(None)
-            await asyncio.sleep(1.0)
-            silent += before == sum(device.acknowledged for device in site.devices)
+                quiet &= await _silent(site)
+            silent += quiet
             (disk / "ballast").unlink()
         return await judge_site(site), silent
     finally:
@@ -66,6 +67,17 @@ def _fill(disk: Path) -> None:
                 file.write(bytes(1024))
         except OSError:
             return
+
+
+async def _silent(site: Site) -> bool:
+    """Wait until nothing has been acknowledged for a second: the journal has an end."""
+    before, deadline_s = -1, time.monotonic() + SILENT_S
+    while before != (now := sum(device.acknowledged for device in site.devices)):
+        if time.monotonic() > deadline_s:
+            return False
+        before = now
+        await asyncio.sleep(1.0)
+    return True
 
 
 async def _acknowledged(site: Site, count: int) -> None:

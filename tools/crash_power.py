@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from gateway.outbox import Batch, Entry, Outbox
+from gateway.batch import Batch, Entry
+from gateway.outbox import JOURNAL, Outbox
 from gateway.routes import LIVE
 from gateway.wire import Publish
 from tools import debian
@@ -32,6 +33,8 @@ from tools.procs import die_with_us
 
 State = dict[str, object]
 LANE_KEY = LIVE << 56
+JOURNAL_BYTES = 256 << 10  # so small that the database often takes over
+NO_SYNC = "journal"
 
 
 class PowerError(Exception):
@@ -112,17 +115,19 @@ def state_of(outbox: Outbox) -> State:
     return state
 
 
-def write(folder: Path, seed: int, commits: int, pragma: str) -> None:
+def write(folder: Path, seed: int, commits: int, weaken: str) -> None:
     """Be the process that is recorded: two lives, the first ends in good order, the second not.
 
-    pragma: to weaken SQLite, so that a test can show a loss.
+    weaken: a pragma for SQLite, or NO_SYNC for the journal, so that a test can show a loss.
     """
     work = Workload(seed)
     marks = os.open(folder / "commits.marks", os.O_WRONLY | os.O_CREAT)
     for life in range(2):
-        outbox = Outbox(folder / "outbox.db")
-        if pragma:
-            outbox._db.execute(pragma)
+        outbox = Outbox(folder / "outbox.db", JOURNAL_BYTES)
+        if weaken == NO_SYNC:
+            outbox.journal.unsynced()
+        elif weaken:
+            outbox._db.execute(weaken)
         for number in range(life * commits // 2, (life + 1) * commits // 2):
             batch = work.batch()
             os.write(marks, b"begin %d" % (number + 1))
@@ -134,11 +139,11 @@ def write(folder: Path, seed: int, commits: int, pragma: str) -> None:
     os._exit(0)
 
 
-def record(folder: Path, seed: int, commits: int, pragma: str = "") -> list[Call]:
+def record(folder: Path, seed: int, commits: int, weaken: str = "") -> list[Call]:
     """Run `write` under strace; return its system calls. Raises PowerError."""
     trace = folder.with_name("trace")
     writer = [sys.executable, "-m", "tools.crash_power", "--write", str(folder), "--seed",
-              str(seed), "--commits", str(commits), "--pragma", pragma]
+              str(seed), "--commits", str(commits), "--weaken", weaken]
     argv = [*find_strace(), "-y", "-xx", "-s", "10000000", "-o", str(trace), "-e",
             f"trace={CALLS}", *writer]
     done = subprocess.run(die_with_us(argv), capture_output=True, text=True, check=False)
@@ -172,13 +177,13 @@ class Result:
                 "first_offences": self.offences[:10]}
 
 
-def power_cuts(points: int, seed: int, *, commits: int = 400, pragma: str = "") -> Result:
+def power_cuts(points: int, seed: int, *, commits: int = 400, weaken: str = "") -> Result:
     """Record, cut the power at so many points, each in every way, and judge."""
     result, rng = Result(commits=commits), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="tidegate-power-") as name:
         folder = Path(name) / "outbox"
         folder.mkdir()
-        calls = record(folder, seed, commits, pragma)
+        calls = record(folder, seed, commits, weaken)
         chosen = _choose(calls, points, rng)
         work, disk, states = Workload(seed), Disk(folder), [State()]
         returned = 0
@@ -205,7 +210,7 @@ def power_cuts(points: int, seed: int, *, commits: int = 400, pragma: str = "") 
 def _choose(calls: list[Call], points: int, rng: random.Random) -> set[int]:
     """Half anywhere, half where the database itself is written: at checkpoints."""
     rare = [index for index, call in enumerate(calls)
-            if call.kind != "mark" and not call.path.endswith("-wal")]
+            if call.kind != "mark" and not call.path.endswith(("-wal", JOURNAL))]
     near = [min(len(calls) - 1, max(1, rng.choice(rare) + rng.randrange(-3, 4)))
             for _ in range(points // 2)]
     return {*near, *(rng.randrange(1, len(calls)) for _ in range(points - len(near)))}
@@ -236,12 +241,12 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--commits", type=int, default=400)
-    parser.add_argument("--pragma", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--weaken", default="", help=argparse.SUPPRESS)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.write:
-        write(args.write, args.seed, args.commits, args.pragma)
-    result = power_cuts(args.points, args.seed, commits=args.commits, pragma=args.pragma)
+        write(args.write, args.seed, args.commits, args.weaken)
+    result = power_cuts(args.points, args.seed, commits=args.commits, weaken=args.weaken)
     print(json.dumps(result.as_dict(), indent=2))
     return 0 if result.passed else 1
 

@@ -27,10 +27,11 @@ from typing import Any
 
 from gateway import bridge as _all_of_it  # noqa: F401
 from gateway import queue
+from gateway.batch import Batch, Change, Entry
 from gateway.clients import Clients
 from gateway.commit import Committer
 from gateway.drain import Drain
-from gateway.outbox import Batch, Entry, Outbox
+from gateway.outbox import Outbox, Record
 
 AFTER_MESSAGES = 10
 """The fault hits this message (and, for those that come again, every one so far apart)."""
@@ -39,17 +40,17 @@ AFTER_MESSAGES = 10
 def _drop_one() -> None:
     """Acknowledge one message without writing it to the disk or sending it."""
     count = 0
-    inner = Outbox.apply
+    inner = Batch.change
 
-    def apply(self: Outbox, batch: Batch) -> None:
+    def change(self: Batch) -> Change:
         nonlocal count
-        for entry in list(batch.insert):
+        for entry in list(self.insert):
             count += not entry.retain
             if count == AFTER_MESSAGES and not entry.retain:
-                batch.insert.remove(entry)
-        inner(self, batch)
+                self.insert.remove(entry)
+        return inner(self)
 
-    _patch(Outbox, "apply", apply)
+    _patch(Batch, "change", change)
 
 
 def _double_one() -> None:
@@ -155,31 +156,34 @@ def _patch(owner: type, name: str, function: object) -> None:
 def _slow(most_s: float) -> None:
     """Let each commit take longer, before it or between it and its end."""
     rng = random.Random()
-    inner = Outbox.apply
+    inner = Outbox.commit
 
-    def apply(self: Outbox, batch: Batch) -> None:
+    def commit(self: Outbox, record: Record) -> None:
         before_s = rng.uniform(0, most_s)
         time.sleep(before_s)
-        inner(self, batch)
+        inner(self, record)
         time.sleep(most_s - before_s)
 
-    _patch(Outbox, "apply", apply)
+    _patch(Outbox, "commit", commit)
 
 
 def _full(after_s: float, for_s: float) -> None:
-    """Let the database not grow for a while: SQLite then says that the disk is full."""
-    inner, began_s = Outbox.apply, time.monotonic()
+    """Let the database not grow for a while, and the journal have no room for messages: SQLite
+    then says that the disk is full."""
+    inner, began_s = Outbox.commit, time.monotonic()
     state = {"full": False}
 
-    def apply(self: Outbox, batch: Batch) -> None:
+    def commit(self: Outbox, record: Record) -> None:
         full = after_s <= time.monotonic() - began_s < after_s + for_s
         if full != state["full"]:
             state["full"] = full
             pages = 1 if full else 1 << 30  # SQLite raises it to the pages that there are
             self._db.execute(f"PRAGMA max_page_count={pages}")
-        inner(self, batch)
+        if full and not record.makes_room:
+            self.flush()
+        inner(self, record)
 
-    _patch(Outbox, "apply", apply)
+    _patch(Outbox, "commit", commit)
 
 
 def _short(after_s: float, for_s: float) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from tools.crash_disk import Call, Disk, read_trace, survivors
-from tools.crash_power import PowerError, Result, power_cuts
+from tools.crash_power import NO_SYNC, PowerError, Result, power_cuts
 
 DB = "/f/a.db"
 
 
-def cut(points: int, seed: int, pragma: str = "") -> Result:
+def cut(points: int, seed: int, weaken: str = "") -> Result:
     try:
-        return power_cuts(points, seed, commits=300, pragma=pragma)
+        return power_cuts(points, seed, commits=300, weaken=weaken)
     except PowerError as error:
         pytest.skip(f"writes cannot be recorded here: {error}")
 
@@ -29,9 +29,10 @@ def test_committed_is_there_after_power_cuts() -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("pragma", ["PRAGMA synchronous=NORMAL", "PRAGMA synchronous=OFF"])
-def test_power_cut_of_a_store_that_syncs_too_little_is_seen(pragma: str) -> None:
-    assert cut(20, 11, pragma).offences
+@pytest.mark.parametrize("weaken", [
+    "PRAGMA synchronous=NORMAL", "PRAGMA synchronous=OFF", NO_SYNC])
+def test_power_cut_of_a_store_that_syncs_too_little_is_seen(weaken: str) -> None:
+    assert cut(40, 11, weaken).offences
 
 
 def after(disk: Disk, target: Path, survival: str) -> dict[str, bytes]:
@@ -68,6 +69,14 @@ def test_sectors_survive_each_by_itself() -> None:
                                                               random.Random(seed))]
     assert {(part.at, len(part.data)) for part in parts} == {
         (100, 412), (512, 512), (1024, 512), (1536, 512), (2048, 52)}
+
+
+def test_write_to_a_file_opened_for_synced_writes_is_safe() -> None:
+    db = "".join(f"\\x{byte:02x}" for byte in DB.encode())
+    lines = [f'openat(AT_FDCWD, "{db}", O_RDWR|O_CREAT|O_DSYNC|O_DIRECT, 0600) = 3<{db}>\n',
+             f'pwrite64(3<{db}>, "\\x61", 1, 0) = 1\n']
+    assert list(read_trace(iter(lines), Path("/f"))) == [
+        Call("create", DB), Call("write", DB, 0, b"a"), Call("sync", DB)]
 
 
 def test_trace_is_read_and_what_failed_is_left_out() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gateway.batch import Entry
 from gateway.caution import CALM, FRUITLESS, Caution
 from gateway.flight import MAX_TRIES
-from gateway.outbox import Entry
 
 
 def entry(number: int = 1) -> Entry:

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 import gateway.flight
 from gateway import wire
+from gateway.batch import LANE_SHIFT, Entry
 from gateway.flight import Flight, Limits
-from gateway.outbox import LANE_SHIFT, Entry
 from gateway.routes import LIVE, URGENT
 from gateway.wire import Ack, Publish, encode_ack
 

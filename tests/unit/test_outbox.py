@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from gateway.batch import LANE_SHIFT, Batch, Entry
 from gateway.errors import OutboxError
-from gateway.outbox import LANE_SHIFT, Batch, Entry, Outbox
+from gateway.journal import PAGE, RESERVE_BYTES
+from gateway.outbox import PENDING_MOST, Outbox
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT
 from gateway.wire import Publish
+
+SMALL = RESERVE_BYTES + 4 * PAGE  # a journal for few commits
 
 
 def entry(number: int, lane: int = LIVE, *, mid: int = 0, qos: int = 2, source: str = "s",
@@ -24,6 +29,13 @@ def entry(number: int, lane: int = LIVE, *, mid: int = 0, qos: int = 2, source: 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "outbox.db"
+
+
+def crashed(outbox: Outbox) -> Outbox:
+    """As kill -9 leaves it."""
+    outbox._db.close()
+    outbox.journal.close()
+    return Outbox(outbox.path)
 
 
 def reopened(outbox: Outbox) -> Outbox:
@@ -122,18 +134,113 @@ def test_everything_else_is_there_after_a_restart(path: Path) -> None:
     assert start.received == {"c": {5}}
 
 
-def test_batch_that_fails_changes_nothing(path: Path) -> None:
-    outbox = Outbox(path)
+@pytest.mark.parametrize("size", [10, 2 * SMALL])
+def test_batch_that_fails_changes_nothing(
+        path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    outbox = Outbox(path, SMALL)
     outbox.apply(Batch(insert=[entry(1, mid=1)]))
-    with pytest.raises(OutboxError):
-        outbox.apply(Batch(insert=[entry(2, mid=2), entry(1, mid=3)]))  # a key that is there
-    outbox.apply(Batch(insert=[entry(3, mid=4)]))
+    with monkeypatch.context() as patched:  # neither the journal nor the database can be written
+        patched.setattr(os, "pwrite", lambda *_: 0)
+        outbox._db.execute("PRAGMA query_only=1")
+        with pytest.raises(OutboxError):
+            outbox.apply(Batch(insert=[entry(2, mid=2), entry(3, mid=3, payload=bytes(size))]))
+    outbox._db.execute("PRAGMA query_only=0")
+    outbox.apply(Batch(insert=[entry(4, mid=4)]))
     assert [e.mid for e in reopened(outbox).start().entries] == [1, 4]
 
 
-def test_full_disk_takes_nothing_and_works_again_with_room(path: Path) -> None:
+def test_what_only_the_journal_has_is_there_after_a_crash(path: Path) -> None:
+    outbox = Outbox(path)
+    made = [entry(n, mid=n) for n in range(1, 5)]
+    outbox.apply(Batch(insert=made))
+    outbox.apply(Batch(release=made[:2], done=made[3:]))
+    assert [(e.mid, e.released) for e in crashed(outbox).start().entries] == [
+        (1, True), (2, True), (3, False)]
+
+
+def test_what_was_delivered_meanwhile_never_comes_to_the_database(path: Path) -> None:
+    outbox = Outbox(path, SMALL)
+    for number in range(1, 200):
+        made = [entry(number, mid=number)]
+        outbox.apply(Batch(insert=made))
+        outbox.apply(Batch(done=made))
+    assert outbox._db.total_changes < 150  # a generation noted now and then
+    assert reopened(outbox).start().depth == 0
+
+
+def test_messages_that_wait_go_to_the_database_before_they_fill_memory(path: Path) -> None:
+    outbox, most = Outbox(path), 0
+    for number in range(40):
+        outbox.apply(Batch(insert=[entry(number * 500 + n, BACKLOG, payload=b"")
+                                   for n in range(1, 501)]))
+        most = max(most, len(outbox.pending.rows))
+    assert 8000 < most <= PENDING_MOST + 500
+    assert reopened(outbox).start().depth == 20_000
+
+
+def test_room_can_be_made_while_the_database_takes_no_more(path: Path) -> None:
+    outbox = Outbox(path, SMALL)
+    kept = [entry(n, mid=n, payload=bytes(2000)) for n in range(1, 9)]
+    outbox.apply(Batch(insert=kept))
+    outbox.flush()
+    outbox._db.execute("PRAGMA query_only=1")
+    for number in range(101, 105):
+        outbox.apply(Batch(insert=[entry(number, mid=number)]))
+    with pytest.raises(OutboxError):
+        outbox.apply(Batch(insert=[entry(105, mid=105)]))
+    outbox.apply(Batch(done=kept))  # by what is reserved
+    outbox._db.execute("PRAGMA query_only=0")
+    assert [e.mid for e in crashed(outbox).start().entries] == list(range(101, 105))
+
+
+def test_journal_of_another_outbox_is_set_aside_and_said(
+        path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = Outbox(path.with_name("other.db"))
+    other.apply(Batch(insert=[entry(1, mid=1)]))
+    left = path.with_name("other.db-batches").read_bytes()
+    path.with_name("outbox.db-batches").write_bytes(left)
+    outbox = Outbox(path)
+    assert outbox.set_aside is not None
+    assert outbox.set_aside.read_bytes() == left
+    assert "not of this outbox" in caplog.text
+    outbox.apply(Batch(insert=[entry(7, mid=7)]))
+    assert [e.mid for e in crashed(outbox).start().entries] == [7]
+
+
+def test_damaged_journal_is_kept_aside_and_what_is_readable_taken_over(path: Path) -> None:
+    outbox = Outbox(path)
+    for number in range(1, 4):
+        outbox.apply(Batch(insert=[entry(number, mid=number)]))
+    outbox._db.close()
+    outbox.journal.close()
+    journal = path.with_name("outbox.db-batches")
+    data = bytearray(journal.read_bytes())
+    data[PAGE + 40] ^= 255
+    journal.write_bytes(data)
+    outbox = Outbox(path)
+    assert [e.mid for e in outbox.start().entries] == [1, 3]
+    assert outbox.set_aside is not None
+    assert outbox.set_aside.read_bytes() == bytes(data)
+
+
+def test_outbox_of_the_format_without_a_journal_is_taken_over(path: Path) -> None:
     outbox = Outbox(path)
     outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    outbox.close()
+    path.with_name("outbox.db-batches").unlink()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE journal; PRAGMA user_version=1;")
+    db.close()
+    outbox = Outbox(path)
+    assert not outbox.new
+    outbox.apply(Batch(insert=[entry(2, mid=2)]))
+    assert [e.mid for e in crashed(outbox).start().entries] == [1, 2]
+
+
+def test_full_disk_takes_nothing_and_works_again_with_room(path: Path) -> None:
+    outbox = Outbox(path, SMALL)
+    outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    outbox.flush()
     pages = outbox._db.execute("PRAGMA page_count").fetchone()[0]
     outbox._db.execute(f"PRAGMA max_page_count={pages}")
     big = entry(2, mid=2, payload=bytes(100_000))
@@ -161,7 +268,8 @@ FILE_LIMIT = """
 import resource, signal, sys
 from pathlib import Path
 from gateway.errors import OutboxError
-from gateway.outbox import Batch, Entry, Outbox
+from gateway.batch import Batch, Entry
+from gateway.outbox import Outbox
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails with EFBIG
 outbox, number = Outbox(Path(sys.argv[1])), 0

@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import gateway.queue
+from gateway.batch import LANE_SHIFT, Entry
 from gateway.flight import Flight
-from gateway.outbox import LANE_SHIFT, Entry, Start
+from gateway.outbox import Start
 from gateway.queue import Queue
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT, Route, Router, Target
 

@@ -1,0 +1,185 @@
+"""What one commit changes, and what many of them come to. No I/O.
+
+A `Batch` is gathered on the event loop. Its `Change` is the same as plain values: that is what the
+journal holds. `Pending` folds changes into their net effect, which is all that the database ever
+sees: a message that was delivered meanwhile is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from msgspec import Struct, field
+
+from gateway.devices import Key
+from gateway.wire import Publish
+
+LANE_SHIFT = 56
+ROW_OVERHEAD_BYTES = 48  # what a row costs beside topic and payload, for the cap
+
+# key, mid, qos, retain, age_s, route, source, topic, payload
+Row = tuple[int, int, int, bool, int, str, str, str, bytes]
+Run = tuple[int, int]  # of keys, first and last
+Will = tuple[str, str, int, bool, bytes]  # client, topic, qos, retain, payload
+
+
+class Entry(Struct, gc=False):
+    """One message on its way upstream.
+
+    key: lane and id. mid: packet identifier, 0 where it has none (yet, or at QoS 0). age_s: the
+    outbox's own clock when it came, see `Outbox.clock_s`. route: the route's filter. source: whose
+    order it belongs to. tries: how often the link was given up for want of its acknowledgement.
+    taken: its PUBREC came, `released` is on its way to the disk.
+    """
+
+    key: int
+    mid: int
+    qos: int
+    retain: bool
+    released: bool
+    age_s: int
+    route: str
+    source: str
+    topic: str
+    payload: bytes
+    sent: bool = False
+    tries: int = 0
+    sent_s: float = 0.0
+    taken: bool = False
+
+    @property
+    def lane(self) -> int:
+        return self.key >> LANE_SHIFT
+
+    def row(self) -> Row:
+        return (self.key, self.mid, self.qos, self.retain, self.age_s, self.route, self.source,
+                self.topic, self.payload)
+
+    def size(self) -> int:
+        """Bytes it takes of the outbox's cap."""
+        return len(self.payload) + len(self.topic) + ROW_OVERHEAD_BYTES
+
+
+class Batch(Struct):
+    """Everything one commit changes. None as a value means: delete."""
+
+    insert: list[Entry] = field(default_factory=list)
+    release: list[Entry] = field(default_factory=list)
+    done: list[Entry] = field(default_factory=list)
+    moved: list[tuple[int, int, int]] = field(default_factory=list)  # (old key, new key, mid)
+    drop: list[int] = field(default_factory=list)  # keys
+    seen: dict[Key, int] = field(default_factory=dict)
+    retained: dict[str, Publish | None] = field(default_factory=dict)
+    wills: dict[str, Publish | None] = field(default_factory=dict)
+    received: dict[tuple[str, int], bool | None] = field(default_factory=dict)
+
+    def empty(self) -> bool:
+        return not (self.insert or self.release or self.done or self.moved or self.drop
+                    or self.seen or self.retained or self.wills or self.received)
+
+    def change(self) -> Change:
+        """The same as plain values."""
+        change = Change([entry.row() for entry in self.insert])
+        if self.release:
+            change.released = runs(entry.key for entry in self.release)
+        if self.done or self.drop:
+            change.ended = runs([*(entry.key for entry in self.done), *self.drop])
+        change.moved = self.moved
+        change.seen = [(*key, seq) for key, seq in self.seen.items()]
+        change.retained = [(topic, None if m is None else (m.qos, m.payload))
+                           for topic, m in self.retained.items()]
+        change.wills = [(client, None if w is None else (w.topic, w.qos, w.retain, w.payload))
+                        for client, w in self.wills.items()]
+        change.received = [(client, mid, bool(there))
+                           for (client, mid), there in self.received.items()]
+        return change
+
+
+class Change(Struct, array_like=True):
+    """A batch in the journal. Runs are of keys that were all there, first and last included."""
+
+    rows: list[Row]
+    released: list[Run] = []
+    ended: list[Run] = []
+    moved: list[tuple[int, int, int]] = []
+    seen: list[tuple[str, str, int, int]] = []
+    retained: list[tuple[str, tuple[int, bytes] | None]] = []
+    wills: list[tuple[str, tuple[str, int, bool, bytes] | None]] = []
+    received: list[tuple[str, int, bool]] = []
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Change).decode  # raises msgspec.MsgspecError
+
+
+class Pending:
+    """The net effect of changes that the database does not have yet.
+
+    rows: by key. released: keys, of rows here or in the database. ended: keys to delete there.
+    moved: of rows there, old key → new key and packet identifier (the two keys are one where it
+    only got its identifier). The rest: the newest value.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.released: set[int] = set()
+        self.ended: set[int] = set()
+        self.moved: dict[int, tuple[int, int]] = {}
+        self.seen: dict[Key, int] = {}
+        self.retained: dict[str, tuple[int, bytes] | None] = {}
+        self.wills: dict[str, tuple[str, int, bool, bytes] | None] = {}
+        self.received: dict[tuple[str, int], bool] = {}
+        self._old_keys: dict[int, int] = {}  # of `moved`, by new key
+
+    def fold(self, change: Change) -> None:
+        """Take over one more change."""
+        rows = self.rows
+        for row in change.rows:
+            rows[row[0]] = row
+        for first, last in change.released:
+            self.released.update(range(first, last + 1))
+        for first, last in change.ended:
+            self.released.difference_update(range(first, last + 1))
+            for key in range(first, last + 1):
+                if key in rows:
+                    del rows[key]
+                else:
+                    old = self._old_keys.pop(key, key)
+                    self.moved.pop(old, None)
+                    self.ended.add(old)
+        for key, new, mid in change.moved:
+            if key in rows:
+                rows[new] = (new, mid, *rows.pop(key)[2:])
+            else:
+                old = self._old_keys.pop(key, key)
+                self.moved[old] = (new, mid)
+                self._old_keys[new] = old
+        self.seen.update({(device, life, boot): seq for device, life, boot, seq in change.seen})
+        self.retained.update(change.retained)
+        self.wills.update(change.wills)
+        self.received.update({(client, mid): there for client, mid, there in change.received})
+
+    def touches(self, key: int) -> bool:
+        """Whether the row of the database with this key is no longer as it stands there."""
+        return key in self.ended or key in self.moved
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.released or self.ended or self.moved or self.seen
+                    or self.retained or self.wills or self.received)
+
+
+def runs(keys: Iterable[int]) -> list[Run]:
+    """Keys as inclusive runs: in-order traffic becomes one."""
+    ordered = sorted(keys)
+    found: list[Run] = []
+    if not ordered:
+        return found
+    first = last = ordered[0]
+    for key in ordered[1:]:
+        if key != last + 1:
+            found.append((first, last))
+            first = key
+        last = key
+    found.append((first, last))
+    return found

@@ -1,0 +1,141 @@
+"""The outbox's database: SQLite, and every statement that changes it.
+
+A message is one row of `msg`. `key` is `lane << 56 | id`, so that one b-tree keeps every lane in
+order and a finished run of messages is one range delete. `mid` is the packet identifier it was
+given; `released` holds runs of keys whose PUBREC came, beside the messages, so that their pages
+need not be written again. `journal` says which generation of the journal is in here.
+
+What a journal holds beyond that is laid over the tables by `lay_over`: `now` is then `msg` as it
+really is. Reading needs no room on the disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+
+from gateway.batch import Pending, runs
+from gateway.errors import OutboxError
+
+SCHEMA_VERSION = 2
+PAGE_BYTES = 1024
+WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
+COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
+
+_JOURNAL = "CREATE TABLE journal(generation INTEGER);"
+_SCHEMA = f"""
+CREATE TABLE msg(key INTEGER PRIMARY KEY, mid INTEGER, qos INTEGER, retain INTEGER,
+  age_s INTEGER, route TEXT, source TEXT, topic TEXT, payload BLOB);
+CREATE TABLE released(first INTEGER PRIMARY KEY, last INTEGER);
+CREATE TABLE seen(device TEXT, life TEXT, boot INTEGER, seq INTEGER,
+  PRIMARY KEY(device, life, boot)) WITHOUT ROWID;
+CREATE TABLE received(client TEXT, mid INTEGER, PRIMARY KEY(client, mid)) WITHOUT ROWID;
+CREATE TABLE retained(topic TEXT PRIMARY KEY, qos INTEGER, payload BLOB) WITHOUT ROWID;
+CREATE TABLE will(client TEXT PRIMARY KEY, topic TEXT, qos INTEGER, retain INTEGER, payload BLOB)
+  WITHOUT ROWID;
+{_JOURNAL}
+"""
+_LAYER = f"""
+CREATE TEMP TABLE fresh(key INTEGER PRIMARY KEY, mid, qos, retain, age_s, route, source, topic,
+  payload);
+CREATE TEMP TABLE gone(key INTEGER PRIMARY KEY);
+CREATE TEMP VIEW now AS SELECT {COLUMNS} FROM main.msg WHERE key NOT IN (SELECT key FROM gone)
+  UNION ALL SELECT {COLUMNS} FROM fresh;
+"""
+
+
+def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
+    """Open the database for the gateway alone, WAL and synchronous=FULL: a commit returns after
+    its fsync. Returns it and whether it was made just now. Raises OutboxError, DatabaseError."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
+    try:
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute(f"PRAGMA page_size={PAGE_BYTES}")
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA temp_store=MEMORY")
+        db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise OutboxError(f"{path}: written by a newer Tidegate (format {version}, this one "
+                              f"reads up to {SCHEMA_VERSION}); install that version")
+        if version < SCHEMA_VERSION:
+            schema = _JOURNAL if version else _SCHEMA
+            db.executescript(f"BEGIN; {schema} INSERT INTO journal VALUES({_first()}); "
+                             f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise sqlite3.DatabaseError(str(problem))
+        db.executescript(_LAYER)
+    except BaseException:
+        db.close()
+        raise
+    return db, version == 0
+
+
+def _first() -> int:
+    """The generation before a new database's first: random, so that journals cannot be mixed."""
+    return 1 << 61 | secrets.randbits(60)
+
+
+def look(path: Path) -> sqlite3.Connection:
+    """Open the database of a gateway that is not running, to be read. Raises sqlite3.Error."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1)
+    db.execute("PRAGMA temp_store=MEMORY")
+    db.executescript(_LAYER)
+    return db
+
+
+def generation(db: sqlite3.Connection) -> int:
+    """Return the last generation of the journal that is in the database."""
+    return int(db.execute("SELECT generation FROM journal").fetchone()[0])
+
+
+def lay_over(db: sqlite3.Connection, pending: Pending) -> None:
+    """Make `now` show what is pending; nothing is written to the disk."""
+    db.execute("DELETE FROM fresh")
+    db.execute("DELETE FROM gone")
+    db.executemany("INSERT OR IGNORE INTO gone VALUES(?)", [(key,) for key in (*pending.ended,
+                                                                     *pending.moved)])
+    db.executemany("INSERT INTO fresh SELECT ?2, ?3, qos, retain, age_s, route, source, topic, "
+                   "payload FROM main.msg WHERE key = ?1", _moves(pending))
+    db.executemany("INSERT INTO fresh VALUES(?,?,?,?,?,?,?,?,?)", list(pending.rows.values()))
+
+
+def write(db: sqlite3.Connection, pending: Pending) -> None:
+    """Within a transaction: everything pending, into the tables."""
+    if pending.ended:
+        db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", runs(pending.ended))
+    db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", _moves(pending))
+    db.executemany("INSERT INTO msg VALUES(?,?,?,?,?,?,?,?,?)",
+                   sorted(pending.rows.values()))
+    db.executemany("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
+                   "last = max(last, excluded.last)", runs(pending.released))
+    if pending.ended:
+        prune(db)
+    db.executemany("INSERT OR REPLACE INTO seen VALUES(?,?,?,?)",
+                   [(*key, seq) for key, seq in pending.seen.items()])
+    for (client, mid), there in pending.received.items():
+        db.execute("INSERT OR IGNORE INTO received VALUES(?,?)" if there else
+                   "DELETE FROM received WHERE client = ? AND mid = ?", (client, mid))
+    for topic, message in pending.retained.items():
+        if message is None:
+            db.execute("DELETE FROM retained WHERE topic = ?", (topic,))
+        else:
+            db.execute("INSERT OR REPLACE INTO retained VALUES(?,?,?)", (topic, *message))
+    for client, will in pending.wills.items():
+        if will is None:
+            db.execute("DELETE FROM will WHERE client = ?", (client,))
+        else:
+            db.execute("INSERT OR REPLACE INTO will VALUES(?,?,?,?,?)", (client, *will))
+
+
+def _moves(pending: Pending) -> list[tuple[int, int, int]]:
+    return [(old, new, mid) for old, (new, mid) in pending.moved.items()]
+
+
+def prune(db: sqlite3.Connection) -> None:
+    """Throw away released runs whose rows are all gone: they must never speak of new ones."""
+    db.execute("DELETE FROM released WHERE NOT EXISTS "
+               "(SELECT 1 FROM msg WHERE key BETWEEN first AND last)")

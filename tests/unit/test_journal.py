@@ -1,0 +1,108 @@
+"""gateway/journal.py: records come back whole, in order, and none of another life."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway import journal as journals
+from gateway.errors import OutboxError
+from gateway.journal import PAGE, RESERVE_BYTES, AlienError, Journal, read
+
+SIZE = RESERVE_BYTES + 4 * PAGE
+BODIES = [b"first", b"x" * 9000, b"", b"last"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "outbox.db-batches"
+
+
+def written(path: Path, applied: int = 6, bodies: list[bytes] = BODIES) -> Journal:
+    journal = Journal(path, SIZE)
+    assert journal.read(applied) == []
+    for body in bodies:
+        journal.append(body)
+    return journal
+
+
+def test_records_come_back_in_order_and_more_may_follow(path: Path) -> None:
+    written(path).close()
+    journal = Journal(path, SIZE)
+    assert journal.read(6) == BODIES
+    journal.append(b"more")
+    assert read(path, 6)[0] == [*BODIES, b"more"]
+
+
+def test_generation_that_the_database_has_is_not_read_again(path: Path) -> None:
+    journal = written(path)
+    assert read(path, 7) == ([], 0, False)
+    journal.begin(8)
+    journal.append(b"new")
+    assert read(path, 7)[0] == [b"new"]  # what stands behind it is of the one before
+
+
+def test_journal_of_another_database_is_refused(path: Path) -> None:
+    written(path)
+    with pytest.raises(AlienError):
+        read(path, 5)
+
+
+def test_record_torn_at_the_end_is_as_if_never_written(path: Path) -> None:
+    written(path).close()
+    data = bytearray(path.read_bytes())
+    last = 5 * PAGE  # `first`, three pages, one without a body
+    data[last + 16:last + 20] = bytes(4)
+    path.write_bytes(data)
+    assert read(path, 6) == (BODIES[:3], last, False)
+
+
+def test_damage_before_a_whole_record_is_told(path: Path) -> None:
+    written(path).close()
+    data = bytearray(path.read_bytes())
+    data[PAGE + 100] ^= 1
+    path.write_bytes(data)
+    bodies, _, damaged = read(path, 6)
+    assert (bodies, damaged) == ([BODIES[0], *BODIES[2:]], True)
+
+
+def test_room_ends_before_the_reserve_and_the_reserve_at_the_file(path: Path) -> None:
+    journal = written(path, bodies=[])
+    while journal.room(b"x", reserve=False):
+        journal.append(b"x")
+    assert journal._at == SIZE - RESERVE_BYTES
+    while journal.room(b"x", reserve=True):
+        journal.append(b"x")
+    assert journal._at == path.stat().st_size == SIZE
+    assert len(read(path, 6)[0]) == SIZE // PAGE
+
+
+def test_write_that_fails_leaves_its_place_to_the_next(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = written(path)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OutboxError, match="No space left"):
+            journal.append(b"lost")
+    journal.append(b"kept")
+    assert read(path, 6)[0] == [*BODIES, b"kept"]
+
+
+def test_file_system_without_direct_writes_is_written_all_the_same(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def no_direct(name: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return real(name, flags, mode)
+
+    monkeypatch.setattr(journals.os, "open", no_direct)
+    written(path)
+    assert read(path, 6)[0] == BODIES
