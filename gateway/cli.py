@@ -67,7 +67,7 @@ def run(path: Path, check: bool) -> None:
     Devices connect to [listener] listen; what they send is on disk in [outbox] path before it is
     acknowledged, and goes to [upstream] url.
     """
-    config = config_file.load(path)
+    config = config_file.load(path, running=not check)
     if check:
         click.echo(f"{path}: ok")
         return
@@ -91,7 +91,7 @@ def run(path: Path, check: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(path: Path, as_json: bool) -> None:
     """Tell how the running gateway is: upstream, backlog, devices, disk."""
-    answer = control.ask(Path(config_file.load(path).outbox.path))
+    answer = control.ask(config_file.outbox_of(path))
     if as_json:
         click.echo(json.dumps(answer))
         return

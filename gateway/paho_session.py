@@ -18,6 +18,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway import proxy
 from gateway.config import UpstreamConfig
 from gateway.flight import Limits
 
@@ -56,6 +57,7 @@ class PahoSession(paho.Client):
         self.forgotten = False  # the past is gone; connect again, now to stay
         self._forget = forget
         self._config, self._opened = config, opened
+        self._proxy = config.through()
         self._said_topic, self._said_qos = will_topic, 1
         if config.websocket:
             self.ws_set_options(path=config.websocket_path)
@@ -79,7 +81,10 @@ class PahoSession(paho.Client):
     # --- what the link calls
 
     def dial(self) -> None:
-        """Blocking: name look-up, TCP, TLS, WebSocket; for a thread. CONNECT is in `out` then."""
+        """Blocking, for a thread: name look-up, TCP, proxy, TLS, WebSocket.
+
+        CONNECT is in `out` then.
+        """
         config = self._config
         self.feed.clear()
         self.out.clear()
@@ -137,6 +142,12 @@ class PahoSession(paho.Client):
         self._sock_close()
 
     # --- what paho calls
+
+    def _create_socket_connection(self) -> socket.socket:
+        if self._proxy is None:
+            return super()._create_socket_connection()
+        return proxy.connect(self._proxy, self._config.host, self._config.port,
+                             self.connect_timeout)
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self.feed:
