@@ -45,14 +45,15 @@ class Site:
         return self.booted.run("journalctl", "-u", UNIT, "--no-pager", "-o", "cat")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=nspawn.SUITES)
+def site(request: pytest.FixtureRequest,
+         tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     why = nspawn.why_not()
     if why:
         pytest.skip(why)
     port, upstream_port = free_port(), free_port()
     log = tmp_path_factory.mktemp("boot") / "console.log"
-    with nspawn.fresh_root() as root:
+    with nspawn.fresh_root(request.param) as root:
         config = root / "etc/tidegate/tidegate.toml"
         config.parent.mkdir()
         config.write_text(
