@@ -107,7 +107,9 @@ def test_sizes(path: Path, size: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(("url", "host", "port", "tls", "websocket"), [
-    ("mqtt://h", "h", 1883, False, False), ("mqtts://h:9", "h", 9, True, False),
+    ("mqtt://h", "h", 1883, False, False), ("mqtts://h", "h", 8883, True, False),
+    ("ws://h", "h", 8083, False, True), ("wss://h", "h", 8084, True, True),
+    ("mqtts://h:9", "h", 9, True, False),
     ("ws://h/a%20b", "h", 8083, False, True), ("wss://[::1]:5", "::1", 5, True, True)])
 def test_url_says_how_to_connect(path: Path, url: str, host: str, port: int, tls: bool,
                                  websocket: bool) -> None:
