@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -97,11 +98,18 @@ def status(path: Path, as_json: bool) -> None:
         return
     click.echo(f"gateway    {answer['id']}, port {answer['port']}")
     click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
-    click.echo(f"outbox     {answer['depth']} messages, {answer['bytes']:,} bytes, "
-               f"{answer['in_flight']} in flight, {answer['refused']} refused")
+    click.echo(f"outbox     {answer['depth']} messages, the oldest "
+               f"{timedelta(seconds=answer['oldest_s'])} old, {answer['in_flight']} in flight, "
+               f"{answer['refused']} refused")
+    click.echo(f"           {answer['bytes']:,} of {answer['max_bytes']:,} bytes "
+               f"({answer['bytes'] / answer['max_bytes']:.0%})")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
     click.echo(f"disk       {answer['disk']}")
+    risks = "; ".join(answer["at_risk"])
+    click.echo(f"promise    {f'AT RISK: {risks}' if risks else 'kept'}")
+    if answer["logins"].get("failed"):
+        click.echo(f"logins     {answer['logins']['failed']} failed")
     for title in ("dropped", "closed"):
         for reason, count in sorted(answer[title].items()):
             click.echo(f"{title:<10} {count} {reason}")

@@ -38,7 +38,7 @@ class ListenError(TidegateError, OSError):
 
 
 class UnreachableError(TidegateError, ConnectionError):
-    """A proxy did not let us through to the broker."""
+    """No connection to the broker, or to the proxy before it."""
 
 
 class OutboxError(TidegateError, OSError):

@@ -20,6 +20,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway import proxy
 from gateway.config import UpstreamConfig
+from gateway.errors import UnreachableError
 from gateway.flight import Limits
 
 READ_BYTES = 262_144
@@ -144,10 +145,16 @@ class PahoSession(paho.Client):
     # --- what paho calls
 
     def _create_socket_connection(self) -> socket.socket:
-        if self._proxy is None:
+        host, port = self._config.host, self._config.port
+        if self._proxy is not None:
+            return proxy.connect(self._proxy, host, port, self.connect_timeout)
+        try:
             return super()._create_socket_connection()
-        return proxy.connect(self._proxy, self._config.host, self._config.port,
-                             self.connect_timeout)
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"{host}:{port}: no answer within {self.connect_timeout:g} s") from error
+        except OSError as error:
+            raise UnreachableError(f"{host}:{port}: {error.strerror or error}") from error
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self.feed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from gateway.health import risks
 from gateway.outbox_view import Summary, page
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "commits": bridge.committer.commits,
         "longest_commit_ms": round(bridge.committer.longest_ms, 1),
         "disk": bridge.committer.failing or "ok",
+        "at_risk": risks(bridge),
         "upstream_connects": bridge.upstream.connects,
         "counts": dict(bridge.counts), "dropped": dict(bridge.queue.dropped),
         "closed": dict(bridge.listener.refused),

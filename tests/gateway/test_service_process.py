@@ -157,6 +157,26 @@ def test_http_tells_metrics_and_health(gateway: Gateway) -> None:
     assert get(gateway, "/other")[0] == 404
 
 
+def test_full_outbox_is_told_by_readyz_and_status_and_is_no_reason_to_restart(
+        tmp_path: Path) -> None:
+    with Gateway(tmp_path / "gw", free_port(), settings=(
+            f'[outbox]\nmax_size = "64 KiB"\n[http]\nlisten = "{HOST}:{free_port()}"\n'
+            )) as process, RawClient(process.port) as client:
+        config = ("-c", str(process.config))
+        assert "promise    kept\n" in run("status", *config)
+        assert get(process, "/readyz") == (200, "ok\n")
+        client.open("c")
+        for mid in range(1, 80):
+            client.send(publish("a", b"x" * 1000, 1, mid))
+        wait_until(lambda: get(process, "/readyz") == (503, "outbox: full\n"), 10.0, "full")
+        assert get(process, "/healthz") == (200, "ok\n")
+        assert "tidegate_at_risk 1.0" in get(process, "/metrics")[1].splitlines()
+        said = run("status", *config)
+        assert "promise    AT RISK: outbox: full\n" in said
+        assert f"upstream   away: {HOST}:" in said
+        assert ": Connection refused (0 connects)" in said
+
+
 def test_dashboard_asks_only_for_metrics_that_there_are(gateway: Gateway) -> None:
     import re
 
