@@ -185,6 +185,19 @@ def place(layout: Layout) -> None:
             out.write(text)
 
 
+def start(layout: Layout) -> None:
+    """Restart the service; InstallError, with its own last word, where it does not come up."""
+    if subprocess.run(["systemctl", "restart", UNIT], capture_output=True, check=False).returncode:
+        said = subprocess.run(
+            ["journalctl", "--unit", UNIT, "--output", "cat", "--lines", "20", "--no-pager"],
+            capture_output=True, text=True, check=False).stdout
+        why = [line for line in said.splitlines() if line.startswith("tidegate: ")]
+        raise InstallError("installed, but it does not start: "
+                           f"{why[-1] if why else 'journalctl -u tidegate says why'}; mend it in "
+                           f"{layout.sysconfdir}/tidegate/tidegate.toml, then systemctl restart "
+                           "tidegate")
+
+
 def install(layout: Layout, *, upgrade: bool) -> None:
     """Put a new release beside the old one, then switch and restart."""
     if upgrade and not layout.at(layout.prefix / "current").is_symlink():
@@ -202,7 +215,7 @@ def install(layout: Layout, *, upgrade: bool) -> None:
     call("systemctl", "enable", "--quiet", UNIT)
     if layout.live:
         call("systemctl", "daemon-reload")
-        call("systemctl", "restart", UNIT)
+        start(layout)
         say("running; `systemctl status tidegate` and `tidegate status` say how it is")
     say(f"settings: {layout.sysconfdir}/tidegate/tidegate.toml")
 

@@ -232,6 +232,10 @@ def test_devices_and_watch_tell_who_is_there(gateway: Gateway) -> None:
         assert "devices 1" in run("watch", "-c", str(gateway.config), "--count", "1")
 
 
+def test_control_socket_is_for_owner_and_group(gateway: Gateway) -> None:
+    assert (gateway.folder / "outbox.db.ctl").stat().st_mode & 0o777 == 0o660
+
+
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
     text = (PROJECT / "gateway" / "system" / "tidegate.service").read_text()

@@ -96,6 +96,36 @@ def test_service_is_ready_as_its_own_user_and_tells_its_status(site: Site) -> No
     assert site.booted.run("stat", "-c", "%U %a", "/var/lib/tidegate/o.db") == "tidegate 640"
 
 
+def test_status_is_for_root_and_the_group_alone(site: Site) -> None:
+    site.booted.run("useradd", "--groups", "tidegate", "member")
+    site.booted.run("useradd", "other")
+    assert "upstream   " in site.booted.run("su", "member", "-c", "tidegate status")
+    assert "Permission denied" in site.booted.run("su", "other", "-c", "tidegate status",
+                                                  check=False)
+
+
+def test_upstream_password_by_a_systemd_credential(site: Site) -> None:
+    secret, before = site.root / "etc/tidegate/secret", site.config.read_text()
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    drop_in = site.root / "etc/systemd/system/tidegate.service.d/secret.conf"
+    drop_in.write_text("[Service]\nLoadCredential=up:/etc/tidegate/secret\n")
+    site.config.write_text(before.replace(
+        "[upstream]\n", '[upstream]\nusername = "u"\npassword_file = "credential:up"\n'))
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    assert site.booted.run("tidegate", "run", "--check") == "/etc/tidegate/tidegate.toml: ok"
+    assert "upstream   " in site.booted.run("tidegate", "status")
+    assert "s3cret" not in site.journal() + site.booted.run(
+        "cat", f"/proc/{site.pid()}/cmdline", f"/proc/{site.pid()}/environ")
+    drop_in.unlink()
+    site.config.write_text(before)
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
 def test_kill_is_followed_by_a_restart_with_the_backlog(site: Site) -> None:
     queue(site, 1, 100)
     had, before, restarts = depth(site), site.pid(), site.restarts()
