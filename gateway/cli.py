@@ -96,7 +96,10 @@ def status(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer))
         return
-    click.echo(f"gateway    {answer['id']}, port {answer['port']}")
+    ports = {"port": answer["port"], "TLS": answer["tls_port"]}
+    click.echo(f"gateway    {answer['id']}, "
+               + (", ".join(f"{name} {port}" for name, port in ports.items() if port)
+                  or "listens for no device"))
     click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
     click.echo(f"outbox     {answer['depth']} messages, the oldest "
                f"{timedelta(seconds=answer['oldest_s'])} old, {answer['in_flight']} in flight, "

@@ -16,7 +16,8 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
     """What a person or a script wants to know."""
     door = bridge.door
     return {
-        "id": bridge.config.id, "port": bridge.port, "upstream": bridge.upstream.state,
+        "id": bridge.config.id, "port": bridge.port, "tls_port": bridge.listener.tls_port,
+        "upstream": bridge.upstream.state,
         "connected_devices": len(bridge.clients),
         "depth": bridge.queue.depth - len(bridge.committer.done),
         "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,

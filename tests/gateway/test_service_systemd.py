@@ -126,6 +126,42 @@ def test_upstream_password_by_a_systemd_credential(site: Site) -> None:
     site.wait_active()
 
 
+def test_documented_certificates_are_the_service_s_also_after_a_renewal(site: Site) -> None:
+    before, tls_port = site.config.read_text(), free_port()
+    site.booted.run("tidegate", "certs", "ca")
+    site.booted.run("tidegate", "certs", "server", "gateway.local", HOST)
+    site.config.write_text(before.replace(
+        "[listener]\n", f'[listener]\ntls_listen = "{HOST}:{tls_port}"\n'
+        'cert_file = "certs/server.crt"\nkey_file = "certs/server.key"\n'))
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    assert f", TLS {tls_port}\n" in site.booted.run("tidegate", "status")
+    site.booted.run("tidegate", "certs", "server", "--replace", "gateway.local", HOST)
+    reloaded = site.journal().count("reloaded path=")
+    site.booted.run("systemctl", "reload", UNIT)
+    wait_until(lambda: site.journal().count("reloaded path=") > reloaded, 10.0, "reloaded")
+    site.config.write_text(before)
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
+def test_panel_on_a_machine_without_gpio_is_named_in_the_log_and_costs_nothing(
+        site: Site) -> None:
+    before = site.config.read_text()
+    drop_in = site.root / "etc/systemd/system/tidegate.service.d/panel.conf"
+    drop_in.write_text((PROJECT / "gateway/system/panel.conf").read_text())
+    site.config.write_text(before + "[panel]\nled = 17\nbutton = 27\n")
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    wait_until(lambda: "no panel, going on without" in site.journal(), 10.0, "said so")
+    drop_in.unlink()
+    site.config.write_text(before)
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
 def test_kill_is_followed_by_a_restart_with_the_backlog(site: Site) -> None:
     queue(site, 1, 100)
     had, before, restarts = depth(site), site.pid(), site.restarts()
