@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import venv
 from pathlib import Path
@@ -187,9 +188,10 @@ def place(layout: Layout) -> None:
 
 def start(layout: Layout) -> None:
     """Restart the service; InstallError, with its own last word, where it does not come up."""
+    began_s = int(time.time())
     if subprocess.run(["systemctl", "restart", UNIT], capture_output=True, check=False).returncode:
         said = subprocess.run(
-            ["journalctl", "--unit", UNIT, "--output", "cat", "--lines", "20", "--no-pager"],
+            ["journalctl", "--unit", UNIT, "--output", "cat", f"--since=@{began_s}", "--no-pager"],
             capture_output=True, text=True, check=False).stdout
         why = [line for line in said.splitlines() if line.startswith("tidegate: ")]
         raise InstallError("installed, but it does not start: "

@@ -192,6 +192,16 @@ def test_upgrade_keeps_backlog_and_config(site: Site) -> None:
     assert site.config.read_text() == config
 
 
+def test_upgrade_that_does_not_start_says_why(site: Site) -> None:
+    before = site.config.read_text()
+    site.config.write_text(before + "[outbox2]\n")
+    with pytest.raises(RuntimeError, match=r"does not start: tidegate: .*outbox2: no such"):
+        site.booted.make("upgrade")
+    site.config.write_text(before)
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
 def test_reload_under_load_applies_a_route_and_loses_nothing(site: Site, tmp_path: Path) -> None:
     with Mosquitto(tmp_path, port=site.upstream_port) as broker, \
             Subscriber(broker.port) as subscriber, Producer(site.port) as producer:
