@@ -252,6 +252,8 @@ def main(argv: list[str]) -> int:
     os.umask(0o022)  # the service's user has to read it, whatever the caller's umask is
     try:
         layout = Layout(dict(os.environ))
+        if not layout.destdir and os.geteuid() != 0:
+            raise InstallError(f"needs root: sudo make {' '.join(argv)}")
         if argv == ["uninstall"]:
             uninstall(layout, purge=os.environ.get("PURGE") == "1")
         elif argv in (["install"], ["upgrade"]):

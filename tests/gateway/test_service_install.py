@@ -155,3 +155,12 @@ def test_gpio_comes_from_the_system_where_it_has_one_for_this_python(
     assert "lgpio.py" in install_gpio.add(tmp_path / "env", ["false"])
     assert (packages / "lgpio.py").resolve() == tmp_path / "system/lgpio.py"
     assert len(list(packages.iterdir())) == 2
+
+
+def test_without_root_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.delenv("DESTDIR", raising=False)
+    monkeypatch.setenv("PREFIX", "/nowhere/tidegate")  # nothing to upgrade there, if it went on
+    assert install.main(["upgrade"]) == 1
+    assert capsys.readouterr().out == "install: error: needs root: sudo make upgrade\n"
