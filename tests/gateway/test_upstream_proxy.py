@@ -15,7 +15,7 @@ from gateway import certs, paho_session, proxy
 from gateway.errors import UnreachableError
 from gateway.proxy import Proxy
 from tools.gateway_thread import GatewayThread, Make
-from tools.judge import Subscriber
+from tools.judge import Producer, Subscriber
 from tools.mosquitto import Mosquitto
 from tools.other_proxies import MicroSocks, OtherProxy, TinyProxy
 from tools.ports import HOST, free_port
@@ -122,6 +122,22 @@ def test_links_that_are_cut_and_a_proxy_that_starts_again_lose_nothing(
         gateway.wait_for("depth", 0, 20.0)
         assert [int(a.payload) for a in judge.arrivals if a.topic == topic] == list(
             range(4 * COUNT))
+
+
+def test_broker_to_take_from_is_reached_through_a_proxy_too(broker: Broker, make: Make,
+                                                            tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "house", persistence=False) as house, \
+            MicroSocks(tmp_path / "proxy") as served, ProxyThread(served.port) as link, \
+            Subscriber(broker.mosquitto.port, client_id="judge-house") as judge, \
+            Producer(house.port) as producer:
+        gateway = make(broker.ports["mqtt"], outbox="commit_ms = 0", routes=(
+            f'[broker]\nurl = "mqtt://{HOST}:{house.port}"\nfilters = ["house/#"]\n'
+            + through(MicroSocks, link.port)))
+        wait_until(lambda: gateway.bridge and gateway.bridge.local_broker
+                   and gateway.bridge.local_broker.link.connected, 10.0, "connected")
+        wait_until(lambda: (producer.publish("house/x", b"1"),
+                            any(a.topic == "house/x" for a in judge.arrivals))[1], 10.0, "came")
+        assert link.counts.connections == 1
 
 
 def test_wrong_password_is_told_and_not_shown(
