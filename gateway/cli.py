@@ -7,7 +7,7 @@ import json
 import sys
 from datetime import timedelta
 from importlib import import_module
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import click
@@ -22,11 +22,20 @@ _GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli",
            "watch": "gateway.look_cli"}
 
 
+def _loads(point: EntryPoint) -> bool:
+    """Whether what a host-tools command needs is there; on a Pi it is not."""
+    try:
+        point.load()
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 class _Commands(click.Group):
     """Loads a host-tools command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = {point.name for point in entry_points(group="tidegate.commands")}
+        names = {point.name for point in entry_points(group="tidegate.commands") if _loads(point)}
         return sorted(names | set(_GROUPS) | set(super().list_commands(ctx)))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

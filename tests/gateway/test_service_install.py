@@ -86,12 +86,18 @@ def test_service_s_user_can_read_it_and_nobody_else_the_settings(staged: Path) -
 
 
 def test_its_python_runs_the_gateway(staged: Path, tmp_path: Path) -> None:
+    def tidegate(*words: str) -> str:
+        done = subprocess.run(
+            [staged / RELEASE / "bin/python", "-I", staged / RELEASE / "bin/tidegate", *words],
+            cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.stdout + done.stderr
+
     (tmp_path / "tidegate.toml").write_text("")
-    done = subprocess.run(
-        [staged / RELEASE / "bin/python", "-I", staged / RELEASE / "bin/tidegate", "run",
-         "--check", "-c", tmp_path / "tidegate.toml"],
-        cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.stdout == f"{tmp_path}/tidegate.toml: ok\n", done.stderr
+    assert tidegate("run", "--check", "-c", "tidegate.toml") == "tidegate.toml: ok\n"
+    for command in ("run", "status", "device", "devices", "watch", "outbox", "certs"):
+        assert f"\n  {command} " in tidegate("--help")
+        assert tidegate(command, "--help").startswith(f"Usage: tidegate {command} ")
+    assert tidegate("demo", "--help").startswith("Error: demo needs rich: pip install")
 
 
 def test_upgrade_keeps_settings_and_two_releases_and_uninstall_what_is_not_ours(
