@@ -186,7 +186,10 @@ def test_dashboard_and_alarms_ask_only_for_metrics_that_there_are(gateway: Gatew
     board = json.loads((PROJECT / "gateway" / "system" / "grafana.json").read_text())
     exprs = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     alarms = (PROJECT / "docs" / "operations.md").read_text().partition("What each alarm means")[2]
-    asked = {name for text in (*exprs, *re.findall(r"`([^`]+)`", alarms))
+    rules = re.findall(r"expr: (.+)", (PROJECT / "gateway" / "system" / "alerts.yml").read_text())
+    assert [rule for rule in rules if f"`{rule.partition(' and ')[0]}`" not in alarms] == [
+        'up{job=~".*tidegate.*"} == 0']
+    asked = {name for text in (*exprs, *rules, *re.findall(r"`([^`]+)`", alarms))
              for name in re.findall(r"\b(?:tidegate|process)_[a-z_]+", text)}
     assert len(asked) > 12
     assert asked <= there, asked - there
