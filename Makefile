@@ -73,7 +73,7 @@ uninstall: ## sudo make uninstall: config and outbox stay, unless PURGE=1
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' $(PYTHON) -m tools.install uninstall
 
 service-test: setup ## install, crash, hang, reload, upgrade in a Debian that systemd boots (root)
-	$(VENV)/pytest -m slow tests/gateway/test_service_systemd.py $(ARGS)
+	$(VENV)/pytest -m slow tests/gateway/test_service_*.py $(ARGS)
 
 broker-test: setup ## RabbitMQ's MQTT plugin and aedes as upstreams, fetched into .cache
 	$(VENV)/pytest -m slow tests/gateway/test_upstream_others.py $(ARGS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +28,7 @@ SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 
 def make_ca(folder: Path, name: str, days: int = CA_DAYS) -> Path:
     """Make the authority. Raises CertificateError where there is one already."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(name)
     certificate = (
@@ -93,18 +94,36 @@ def _host(text: str) -> x509.GeneralName:
 
 def _write(folder: Path, file: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate,
            *, replace: bool) -> Path:
+    """The key for its owner alone, a server's also for the group of the folder: in /etc/tidegate
+    that is the gateway's. What is replaced keeps owner and mode."""
     key_path, path = folder / f"{file}.key", folder / f"{file}.crt"
     try:
-        if replace:
-            key_path.unlink(missing_ok=True)
-        descriptor = os.open(key_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption()))
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        _place(key_path, key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption()), 0o640 if file == "server" else 0o600, replace)
+        _place(path, certificate.public_bytes(serialization.Encoding.PEM), 0o644, True)
     except FileExistsError as error:
         raise CertificateError(f"{key_path}: is there already, and is left alone") from error
     except OSError as error:
         raise CertificateError(f"{key_path}: {error.strerror}") from error
     return path
+
+
+def _place(path: Path, data: bytes, mode: int, replace: bool) -> None:
+    """Write a file whole or not at all. Raises FileExistsError, OSError."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+        new = Path(folder, path.name)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        if replace and path.exists():
+            before = path.stat()
+            mode = before.st_mode & 0o777
+            if os.geteuid() == 0:
+                os.chown(new, before.st_uid, before.st_gid)
+        new.chmod(mode)
+        if replace:
+            new.replace(path)
+        else:
+            path.hardlink_to(new)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from datetime import timedelta
 from importlib import import_module
-from importlib.metadata import entry_points, version
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 
 import click
@@ -21,11 +22,20 @@ _GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli",
            "watch": "gateway.look_cli"}
 
 
+def _loads(point: EntryPoint) -> bool:
+    """Whether what a host-tools command needs is there; on a Pi it is not."""
+    try:
+        point.load()
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
 class _Commands(click.Group):
     """Loads a host-tools command only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = {point.name for point in entry_points(group="tidegate.commands")}
+        names = {point.name for point in entry_points(group="tidegate.commands") if _loads(point)}
         return sorted(names | set(_GROUPS) | set(super().list_commands(ctx)))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -67,7 +77,7 @@ def run(path: Path, check: bool) -> None:
     Devices connect to [listener] listen; what they send is on disk in [outbox] path before it is
     acknowledged, and goes to [upstream] url.
     """
-    config = config_file.load(path)
+    config = config_file.load(path, running=not check)
     if check:
         click.echo(f"{path}: ok")
         return
@@ -91,17 +101,27 @@ def run(path: Path, check: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def status(path: Path, as_json: bool) -> None:
     """Tell how the running gateway is: upstream, backlog, devices, disk."""
-    answer = control.ask(Path(config_file.load(path).outbox.path))
+    answer = control.ask(config_file.outbox_of(path))
     if as_json:
         click.echo(json.dumps(answer))
         return
-    click.echo(f"gateway    {answer['id']}, port {answer['port']}")
+    ports = {"port": answer["port"], "TLS": answer["tls_port"]}
+    click.echo(f"gateway    {answer['id']}, "
+               + (", ".join(f"{name} {port}" for name, port in ports.items() if port)
+                  or "listens for no device"))
     click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
-    click.echo(f"outbox     {answer['depth']} messages, {answer['bytes']:,} bytes, "
-               f"{answer['in_flight']} in flight, {answer['refused']} refused")
+    click.echo(f"outbox     {answer['depth']} messages, the oldest "
+               f"{timedelta(seconds=answer['oldest_s'])} old, {answer['in_flight']} in flight, "
+               f"{answer['refused']} refused")
+    click.echo(f"           {answer['bytes']:,} of {answer['max_bytes']:,} bytes "
+               f"({answer['bytes'] / answer['max_bytes']:.0%})")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
     click.echo(f"disk       {answer['disk']}")
+    risks = "; ".join(answer["at_risk"])
+    click.echo(f"promise    {f'AT RISK: {risks}' if risks else 'kept'}")
+    if answer["logins"].get("failed"):
+        click.echo(f"logins     {answer['logins']['failed']} failed")
     for title in ("dropped", "closed"):
         for reason, count in sorted(answer[title].items()):
             click.echo(f"{title:<10} {count} {reason}")

@@ -7,14 +7,16 @@ import socket
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct, field
 
 from gateway.acl import Allow
 from gateway.errors import ConfigError
-from gateway.exposure import HttpConfig, PanelConfig, exposed, secret_path
+from gateway.exposure import CREDENTIAL, HttpConfig, PanelConfig, exposed, secret_path
+from gateway.links import BrokerConfig as BrokerConfig
+from gateway.links import UpstreamConfig as UpstreamConfig
+from gateway.links import link_problem
 from gateway.routes import Route
 from gateway.wire import check_filter
 
@@ -71,67 +73,6 @@ class OutboxConfig(Struct, forbid_unknown_fields=True):
         return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-class UpstreamConfig(Struct, forbid_unknown_fields=True):
-    """`[upstream]`: the broker everything goes to.
-
-    url: mqtt://, mqtts://, ws:// or wss://, with host, port and (WebSocket) path.
-    """
-
-    url: str = "mqtt://127.0.0.1:1883"
-    protocol: Literal["3.1.1", "5"] = "3.1.1"
-    client_id: str = ""
-    username: str | None = None
-    password_file: str | None = None
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    tls_insecure: bool = False
-    keepalive_s: int = 20
-    inflight: int = 0  # 0: 20 at 3.1.1, what the broker says, at most 1000, at 5
-    ack_timeout_s: float = 10.0
-    topic_prefix: str = ""
-
-    @property
-    def _parts(self) -> Any:
-        return urlsplit(self.url)
-
-    @property
-    def host(self) -> str:
-        return str(self._parts.hostname)
-
-    @property
-    def tls(self) -> bool:
-        return self._parts.scheme in ("mqtts", "wss")
-
-    @property
-    def websocket(self) -> bool:
-        return self._parts.scheme in ("ws", "wss")
-
-    @property
-    def websocket_path(self) -> str:
-        return unquote(self._parts.path) or "/mqtt"
-
-    @property
-    def port(self) -> int:
-        defaults = {"mqtt": 1883, "mqtts": 8883, "ws": 8083, "wss": 8084}
-        return self._parts.port or defaults[self._parts.scheme]
-
-    def password_text(self) -> str | None:
-        """The password, read from its file."""
-        if self.password_file is None:
-            return None
-        return Path(self.password_file).read_text().strip()
-
-
-class BrokerConfig(UpstreamConfig, forbid_unknown_fields=True):
-    """`[broker]`: a broker that already stands, to take messages from.
-
-    The link's settings are those of `[upstream]`. filters: what to subscribe to.
-    """
-
-    filters: list[str] = field(default_factory=lambda: ["#"])
-
-
 class Config(Struct, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -147,8 +88,12 @@ class Config(Struct, forbid_unknown_fields=True):
     panel: PanelConfig | None = None
 
 
-def load(path: Path) -> Config:
-    """Read and check a config. Raises ConfigError, whose text is one line."""
+def load(path: Path, *, running: bool = True, look: bool = True) -> Config:
+    """Read and check a config. Raises ConfigError, whose text is one line.
+
+    running: as the service itself; other commands have no systemd credentials, and leave them as
+    they are named. look: whether the files it names have to be there.
+    """
     try:
         raw = tomllib.loads(path.read_text())
     except OSError as error:
@@ -168,13 +113,18 @@ def load(path: Path) -> Config:
         if text.startswith("Invalid enum value"):
             right = f"use one of {', '.join(map(repr, _choices(key)))}"
         raise ConfigError(str(path), key, f"{value!r}: {right}") from error
-    _find_files(config, path)
+    _find_files(config, path, running, look)
     _check(config, str(path))
     config.outbox.path = str(path.parent / config.outbox.path)
     for link, suffix in ((config.upstream, ""), (config.broker, "-in")):
         if link is not None and not link.client_id:
             link.client_id = f"tidegate-{config.id}{suffix}"
     return config
+
+
+def outbox_of(path: Path) -> Path:
+    """Where a config has its outbox, for commands that may see no secret. Raises ConfigError."""
+    return Path(load(path, running=False, look=False).outbox.path)
 
 
 def _choices(key: str) -> tuple[Any, ...]:
@@ -236,9 +186,11 @@ def _check(config: Config, file: str) -> None:
             ("upstream.ack_timeout_s", upstream.ack_timeout_s, 3600)):
         if value > most:
             raise ConfigError(file, key, f"{value}: at most {most}")
-    _check_link(upstream, file, "upstream")
+    for name, link in (("upstream", upstream), ("broker", config.broker)):
+        wrong = None if link is None else link_problem(link, name)
+        if wrong:
+            raise ConfigError(file, f"{name}.{wrong[0]}", wrong[1])
     if config.broker is not None:
-        _check_link(config.broker, file, "broker")
         if (config.broker.host, config.broker.port) == (upstream.host, upstream.port):
             raise ConfigError(file, "broker.url", f"{config.broker.url!r}: is the upstream too; "
                               "everything sent there would come back as new")
@@ -255,44 +207,24 @@ def _check(config: Config, file: str) -> None:
         if problem:
             key, _, text = problem.partition(": ")
             raise ConfigError(file, f"route[{index}].{key}", text)
-
-
     open_to = exposed(listener, config.http, config.panel, config.allow)
     if open_to:
         raise ConfigError(file, *open_to)
 
 
-def _find_files(config: Config, file: Path) -> None:
+def _find_files(config: Config, file: Path, running: bool, look: bool) -> None:
     """Make the names of files into paths: beside the config, or a systemd credential."""
     for name, table in (("upstream", config.upstream), ("broker", config.broker),
                         ("listener", config.listener)):
-        for key in ("password_file", "ca_file", "cert_file", "key_file", "client_ca_file",
-                    "credentials"):
+        for key in ("password_file", "proxy_password_file", "ca_file", "cert_file", "key_file",
+                    "client_ca_file", "credentials"):
             named = getattr(table, key, None)
-            if named is not None:
-                try:
-                    setattr(table, key, secret_path(named, file.parent))
-                except ValueError as error:
-                    raise ConfigError(str(file), f"{name}.{key}", str(error)) from error
-
-
-def _check_link(link: UpstreamConfig, file: str, name: str) -> None:
-    """What `[upstream]` and `[broker]` have in common."""
-    try:
-        good = urlsplit(link.url).scheme in ("mqtt", "mqtts", "ws", "wss") \
-            and bool(link.host) and link.host != "None" and link.port > 0
-    except (ValueError, KeyError):
-        good = False
-    if not good:
-        raise ConfigError(file, f"{name}.url",
-                          f"{link.url!r}: write mqtt://host:1883, mqtts://, ws:// or wss://")
-    if "@" in link.url.partition("//")[2].partition("/")[0]:
-        raise ConfigError(file, f"{name}.url", "holds a user name; write it as "
-                          f"{name}.username and the password into {name}.password_file")
-    for key in ("password_file", "ca_file", "cert_file", "key_file"):
-        named = getattr(link, key)
-        if named is not None and not Path(named).is_file():
-            raise ConfigError(file, f"{name}.{key}", f"{named}: no such file")
-    if any(sign in link.topic_prefix for sign in "+#\0") or len(link.topic_prefix) > 1000:
-        raise ConfigError(file, f"{name}.topic_prefix",
-                          f"{link.topic_prefix[:80]!r}: the start of a topic, without + and #")
+            if named is None or (named.startswith(CREDENTIAL) and not running):
+                continue
+            try:
+                found = secret_path(named, file.parent)
+                if look and not Path(found).is_file():
+                    raise ValueError(f"{found}: no such file")
+            except (OSError, ValueError) as error:
+                raise ConfigError(str(file), f"{name}.{key}", str(error)) from error
+            setattr(table, key, found)

@@ -19,6 +19,7 @@ from gateway.errors import TidegateError
 log = logging.getLogger("tidegate.control")
 
 TIMEOUT_S = 3.0
+MODE = 0o660  # to connect is to write; the service's umask leaves its group without
 OUTBOX_S = 120.0  # to count a full outbox on a slow card
 _PATH_MOST = 100  # sun_path holds 108 bytes
 
@@ -47,6 +48,7 @@ class Control:
         self._path.unlink(missing_ok=True)
         try:
             self._server = await asyncio.start_unix_server(self._answer, self._path)
+            self._path.chmod(MODE)
         except OSError as error:
             log.warning("no control socket reason=%r", str(error))
 
@@ -79,6 +81,9 @@ def ask(outbox: Path, what: str = "status") -> dict[str, Any]:
             while part := sock.recv(65_536):
                 parts.append(part)
         answer = json.loads(b"".join(parts))
+    except PermissionError as error:
+        raise NotRunningError(f"{path}: not yours to ask; use sudo, or join the group that owns "
+                              "it and log in anew") from error
     except (OSError, ValueError) as error:
         raise NotRunningError(f"no gateway answers at {path} ({error}); is it running, "
                               "and is this its config?") from error

@@ -128,7 +128,7 @@ def _today() -> str:
 
 
 def _file(path: Path) -> Path:
-    named = config_file.load(path).listener.credentials
+    named = config_file.load(path, running=False, look=False).listener.credentials
     if named is None:
         raise ConfigError(str(path), "listener.credentials", "not set: write "
                           'credentials = "credentials" and make the file with `touch`')

@@ -104,6 +104,9 @@ class Door:
             self._enter(conn, packets, None, now_s)
             return
         credential = self._credentials.get(name)
+        if credential is None or credential.revoked:
+            self._look()  # perhaps it was added just now
+            credential = self._credentials.get(name)
         known: bool | None = False
         if credential is None or credential.revoked:
             pass
@@ -215,14 +218,17 @@ class Door:
         """Take a changed file into use within a second or two, for ever."""
         while True:
             await asyncio.sleep(1.0)
-            try:
-                stat = self._path.stat()
-                file_is = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            except OSError:
-                continue  # an editor is about to put it back; what was read stays in force
-            if file_is != self._file_is:
-                self._file_is = file_is
-                self.reload(self._rules)
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return  # an editor is about to put it back; what was read stays in force
+        file_is = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if file_is != self._file_is:
+            self._file_is = file_is
+            self.reload(self._rules)
 
     def close(self) -> None:
         """Let nobody in any more."""

@@ -37,5 +37,9 @@ class ListenError(TidegateError, OSError):
     """The address that devices should connect to cannot be had."""
 
 
+class UnreachableError(TidegateError, ConnectionError):
+    """No connection to the broker, or to the proxy before it."""
+
+
 class OutboxError(TidegateError, OSError):
     """The outbox on disk cannot be read or written."""

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from gateway.acl import Allow
+from gateway.relay import RelayConfig
 
 CREDENTIAL = "credential:"  # a secret of systemd's LoadCredential=, by its name
 
@@ -32,6 +33,7 @@ class PanelConfig(Struct, forbid_unknown_fields=True):
     button: int | None = None
     hold_s: float = 3.0
     backlog: int = 1000  # messages from which the backlog counts as growing
+    relay: list[RelayConfig] = field(default_factory=list)
 
 
 class _Listener(Protocol):
@@ -87,10 +89,6 @@ def _tls(listener: _Listener) -> Problem | None:
         for key in ("cert_file", "key_file"):
             if getattr(listener, key) is None:
                 return f"listener.{key}", "tls_listen needs it; `tidegate certs` makes one"
-    for key in ("cert_file", "key_file", "client_ca_file", "credentials"):
-        named = getattr(listener, key)
-        if named is not None and not Path(named).is_file():
-            return f"listener.{key}", f"{named}: no such file"
     return None
 
 
@@ -117,6 +115,14 @@ def _panel(panel: PanelConfig | None) -> Problem | None:
         return "panel.button", f"{panel.button}: is the LED's"
     if not 0.5 <= panel.hold_s <= 30:
         return "panel.hold_s", f"{panel.hold_s}: 0.5 to 30"
+    taken = {panel.led, panel.button}
+    for index, relay in enumerate(panel.relay):
+        problem = relay.problem()
+        if problem is None and relay.pin in taken:
+            problem = "pin", f"{relay.pin}: is taken already in [panel]"
+        if problem:
+            return f"panel.relay[{index}].{problem[0]}", problem[1]
+        taken.add(relay.pin)
     return None
 
 

@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 FULL = 0.95  # of the outbox's cap
 
 
+def risks(bridge: Bridge) -> list[str]:
+    """What puts the promise at risk while everything moves."""
+    reasons = []
+    if bridge.committer.failing:
+        reasons.append(f"disk: {bridge.committer.failing}")
+    if bridge.queue.used_bytes > bridge.queue.max_bytes * FULL:
+        reasons.append("outbox: full")
+    if bridge.utc_ms() is None:
+        reasons.append("clock: not set yet")
+    return reasons
+
+
 class Health:
     """Reasons, in words; none is good."""
 
@@ -28,11 +40,4 @@ class Health:
 
     def at_risk(self) -> list[str]:
         """Why devices should not count on an acknowledgement, or on the time in it."""
-        bridge, reasons = self._bridge, self.sick()
-        if bridge.committer.failing:
-            reasons.append(f"disk: {bridge.committer.failing}")
-        if bridge.queue.used_bytes > bridge.queue.max_bytes * FULL:
-            reasons.append("outbox: full")
-        if bridge.utc_ms() is None:
-            reasons.append("clock: not set yet")
-        return reasons
+        return self.sick() + risks(self._bridge)

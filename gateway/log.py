@@ -47,10 +47,26 @@ class Calm(logging.Filter):
         self._seen[kind] = began_s, count + 1
         return count < SAME_MOST
 
+    def over(self) -> list[tuple[str, str, int]]:
+        """Storms that are over: the logger, the kind, and how many lines were held back."""
+        now_s = self._now_s()
+        ended = [kind for kind, (began_s, _) in self._seen.items() if now_s - began_s >= WINDOW_S]
+        counts = [(*kind, self._seen.pop(kind)[1] - SAME_MOST) for kind in ended]
+        return [found for found in counts if found[2] > 0]
+
+
+_calm = Calm()
+
+
+def tell_held_back() -> None:
+    """Log how many lines a storm had beyond those shown, once it is over; from time to time."""
+    for name, text, count in _calm.over():
+        logging.getLogger(name).warning("%d more lines not shown like=%r", count, text)
+
 
 def set_up(level: str) -> None:
     """Log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Calm())
+    handler.addFilter(_calm)
     handler.setFormatter(_Formatter("JOURNAL_STREAM" in os.environ))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -21,16 +21,12 @@ _CONFIG = click.option("-c", "--config", "path", type=click.Path(path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
-def _outbox(path: Path) -> Path:
-    return Path(config_file.load(path).outbox.path)
-
-
 @click.command()
 @_CONFIG
 @_JSON
 def devices(path: Path, as_json: bool) -> None:
     """List who is connected."""
-    rows = control.ask(_outbox(path), "devices")["devices"]
+    rows = control.ask(config_file.outbox_of(path), "devices")["devices"]
     if as_json:
         click.echo(json.dumps(rows))
         return
@@ -48,7 +44,7 @@ def devices(path: Path, as_json: bool) -> None:
 @click.option("--count", default=0, help="Stop after so many lines; 0 for never.")
 def watch(path: Path, every_s: float, count: int) -> None:
     """Print a line about the running gateway again and again, until Ctrl-C."""
-    outbox, shown = _outbox(path), 0
+    outbox, shown = config_file.outbox_of(path), 0
     before: dict[str, Any] | None = None
     while True:
         try:
@@ -79,7 +75,7 @@ def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
     ctx.obj = path
     if ctx.invoked_subcommand is not None:
         return
-    file = _outbox(path)
+    file = config_file.outbox_of(path)
     try:
         found = control.ask(file, "outbox")
     except NotRunningError:
@@ -100,7 +96,7 @@ def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
 def export(path: Path, file: Any) -> None:
     """Write every message as a JSON line to FILE (- for standard output). Nothing is removed."""
     count = 0
-    for row in _rows(_outbox(path)):
+    for row in _rows(config_file.outbox_of(path)):
         file.write(json.dumps(row) + "\n")
         count += 1
     click.echo(f"{count} messages", err=True)

@@ -18,7 +18,9 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway import proxy
 from gateway.config import UpstreamConfig
+from gateway.errors import UnreachableError
 from gateway.flight import Limits
 
 READ_BYTES = 262_144
@@ -56,6 +58,7 @@ class PahoSession(paho.Client):
         self.forgotten = False  # the past is gone; connect again, now to stay
         self._forget = forget
         self._config, self._opened = config, opened
+        self._proxy = config.through()
         self._said_topic, self._said_qos = will_topic, 1
         if config.websocket:
             self.ws_set_options(path=config.websocket_path)
@@ -79,7 +82,10 @@ class PahoSession(paho.Client):
     # --- what the link calls
 
     def dial(self) -> None:
-        """Blocking: name look-up, TCP, TLS, WebSocket; for a thread. CONNECT is in `out` then."""
+        """Blocking, for a thread: name look-up, TCP, proxy, TLS, WebSocket.
+
+        CONNECT is in `out` then.
+        """
         config = self._config
         self.feed.clear()
         self.out.clear()
@@ -137,6 +143,18 @@ class PahoSession(paho.Client):
         self._sock_close()
 
     # --- what paho calls
+
+    def _create_socket_connection(self) -> socket.socket:
+        host, port = self._config.host, self._config.port
+        if self._proxy is not None:
+            return proxy.connect(self._proxy, host, port, self.connect_timeout)
+        try:
+            return super()._create_socket_connection()
+        except TimeoutError as error:
+            raise UnreachableError(
+                f"{host}:{port}: no answer within {self.connect_timeout:g} s") from error
+        except OSError as error:
+            raise UnreachableError(f"{host}:{port}: {error.strerror or error}") from error
 
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self.feed:

@@ -21,6 +21,7 @@ from gateway.config import Config
 from gateway.errors import TidegateError
 from gateway.health import Health
 from gateway.http import HttpServer
+from gateway.log import tell_held_back
 from gateway.panel import Panel
 from gateway.reload import reload
 from gateway.watch import Beat
@@ -114,6 +115,7 @@ class Service:
         while True:
             await asyncio.sleep(STATUS_S)
             self._notify(f"STATUS={status_line(bridge)}")
+            tell_held_back()
 
     def _reload(self, bridge: Bridge) -> None:
         self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from gateway.health import risks
 from gateway.outbox_view import Summary, page
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
     """What a person or a script wants to know."""
     door = bridge.door
     return {
-        "id": bridge.config.id, "port": bridge.port, "upstream": bridge.upstream.state,
+        "id": bridge.config.id, "port": bridge.port, "tls_port": bridge.listener.tls_port,
+        "upstream": bridge.upstream.state,
         "connected_devices": len(bridge.clients),
         "depth": bridge.queue.depth - len(bridge.committer.done),
         "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,
@@ -24,6 +26,7 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "commits": bridge.committer.commits,
         "longest_commit_ms": round(bridge.committer.longest_ms, 1),
         "disk": bridge.committer.failing or "ok",
+        "at_risk": risks(bridge),
         "upstream_connects": bridge.upstream.connects,
         "counts": dict(bridge.counts), "dropped": dict(bridge.queue.dropped),
         "closed": dict(bridge.listener.refused),

@@ -26,14 +26,15 @@ class GatewayThread:
     """
 
     def __init__(self, folder: Path, upstream_port: int, *, listener: str = "", outbox: str = "",
-                 upstream: str = "", routes: str = "", name: str = "gw") -> None:
+                 upstream: str = "", routes: str = "", name: str = "gw",
+                 scheme: str = "mqtt") -> None:
         self.name, self.port = name, 0
         self.bridge: Bridge | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "tidegate.toml"
         self._config.write_text(
             f'id = "{name}"\n[listener]\nlisten = "{HOST}:0"\n{listener}\n[outbox]\n{outbox}\n'
-            f'[upstream]\nurl = "mqtt://{HOST}:{upstream_port}"\n{upstream}\n{routes}\n')
+            f'[upstream]\nurl = "{scheme}://{HOST}:{upstream_port}"\n{upstream}\n{routes}\n')
         self._loop = uvloop.new_event_loop()
         self._stop = asyncio.Event()
         self._failed: BaseException | None = None

@@ -6,8 +6,10 @@
     SYSCONFDIR/tidegate             tidegate.toml and credentials, never overwritten
     LIBDIR/systemd, sysusers.d, tmpfiles.d   unit, user, owners
 
-DESTDIR goes in front of everything and nothing of the running system is touched then, so that a
-package or an image can be made of it. Runs on the machine's own Python, standard library alone.
+PREFIX is a folder of its own, /opt/tidegate where nothing is said; with /usr or /usr/local it is
+lib/tidegate below that, and bin and lib/systemd are its neighbours. DESTDIR goes in front of
+everything and nothing of the running system is touched then, so that a package or an image can be
+made of it. Runs on the machine's own Python, standard library alone.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import venv
 from pathlib import Path
 
-from tools import setup
+from tools import install_gpio, setup
 
 SOURCE = Path(__file__).resolve().parent.parent
 KEPT = 2  # releases, the one in force included
 UNIT = "tidegate.service"
+USUAL = (Path("/usr"), Path("/usr/local"))
 
 
 class InstallError(Exception):
@@ -43,11 +47,13 @@ class Layout:
 
     def __init__(self, env: dict[str, str]) -> None:
         self.destdir = env.get("DESTDIR", "")
-        self.prefix = Path(env.get("PREFIX") or "/opt/tidegate")
-        self.bindir = Path(env.get("BINDIR") or "/usr/local/bin")
-        self.libdir = Path(env.get("LIBDIR") or "/usr/local/lib")
+        prefix = Path(env.get("PREFIX") or "/opt/tidegate")
+        usual = prefix if prefix in USUAL else Path("/usr/local")
+        self.prefix = prefix / "lib" / "tidegate" if prefix in USUAL else prefix
+        self.bindir = Path(env.get("BINDIR") or usual / "bin")
+        self.libdir = Path(env.get("LIBDIR") or usual / "lib")
         self.sysconfdir = Path(env.get("SYSCONFDIR") or "/etc")
-        self.extras = env.get("EXTRAS", "certs,pi" if Path("/dev/gpiomem").exists() else "certs")
+        self.extras = env.get("EXTRAS", "certs")
         for path in (self.prefix, self.bindir, self.libdir, self.sysconfdir):
             if not path.is_absolute():
                 raise InstallError(f"{path}: has to be an absolute path")
@@ -65,6 +71,13 @@ class Layout:
         """Put the paths into a file of gateway/system."""
         return (text.replace("@PREFIX@", str(self.prefix))
                 .replace("@SYSCONFDIR@", str(self.sysconfdir)))
+
+
+    def releases(self) -> list[Path]:
+        """Ours, as they are now, the oldest first; nothing else that lies there."""
+        folder = self.at(self.prefix / "releases")
+        found = folder.glob("*/bin/tidegate") if folder.is_dir() else []
+        return sorted((path.parents[1] for path in found), key=lambda path: path.stat().st_mtime)
 
 
 def call(*argv: str | Path, cwd: Path | None = None) -> None:
@@ -103,8 +116,11 @@ def make_release(layout: Layout) -> Path:
                                 ignore=shutil.ignore_patterns("__pycache__"))
             extras = f"[{layout.extras}]" if layout.extras else ""
             say("the gateway and what it needs, at the versions of constraints.txt")
-            call(*pip, "install", "--quiet", "--no-warn-script-location", "-c",
-                 build / "constraints.txt", f"{build}{extras}")
+            pip += ["install", "--quiet", "--no-warn-script-location", "--no-compile",
+                    "-c", str(build / "constraints.txt")]
+            call(*pip, f"{build}{extras}")
+            if install_gpio.wanted():
+                say(install_gpio.add(here, pip))
         _settle(layout, release)
     except BaseException:
         shutil.rmtree(here, ignore_errors=True)
@@ -135,8 +151,7 @@ def switch(layout: Layout, release: Path) -> None:
     new.unlink(missing_ok=True)
     new.symlink_to(release)
     new.rename(layout.at(link))
-    others = sorted((path for path in layout.at(layout.prefix / "releases").iterdir()
-                     if path.name != release.name), key=lambda path: path.stat().st_mtime)
+    others = [path for path in layout.releases() if path.name != release.name]
     for path in others[:len(others) - KEPT + 1]:
         shutil.rmtree(path)
     command = layout.at(layout.bindir / "tidegate")
@@ -171,6 +186,20 @@ def place(layout: Layout) -> None:
             out.write(text)
 
 
+def start(layout: Layout) -> None:
+    """Restart the service; InstallError, with its own last word, where it does not come up."""
+    began_s = int(time.time())
+    if subprocess.run(["systemctl", "restart", UNIT], capture_output=True, check=False).returncode:
+        said = subprocess.run(
+            ["journalctl", "--unit", UNIT, "--output", "cat", f"--since=@{began_s}", "--no-pager"],
+            capture_output=True, text=True, check=False).stdout
+        why = [line for line in said.splitlines() if line.startswith("tidegate: ")]
+        raise InstallError("installed, but it does not start: "
+                           f"{why[-1] if why else 'journalctl -u tidegate says why'}; mend it in "
+                           f"{layout.sysconfdir}/tidegate/tidegate.toml, then systemctl restart "
+                           "tidegate")
+
+
 def install(layout: Layout, *, upgrade: bool) -> None:
     """Put a new release beside the old one, then switch and restart."""
     if upgrade and not layout.at(layout.prefix / "current").is_symlink():
@@ -182,12 +211,13 @@ def install(layout: Layout, *, upgrade: bool) -> None:
         call("systemd-tmpfiles", "--create", layout.libdir / "tmpfiles.d" / "tidegate.conf")
     switch(layout, release)
     if layout.destdir:
-        say(f"done in {layout.destdir}; user and owners come with its first boot")
+        say(f"done in {layout.destdir}; user and owners come with its first boot, and "
+            f"`systemctl --root={layout.destdir} enable {UNIT}` makes that boot start it")
         return
     call("systemctl", "enable", "--quiet", UNIT)
     if layout.live:
         call("systemctl", "daemon-reload")
-        call("systemctl", "restart", UNIT)
+        start(layout)
         say("running; `systemctl status tidegate` and `tidegate status` say how it is")
     say(f"settings: {layout.sysconfdir}/tidegate/tidegate.toml")
 
@@ -201,7 +231,12 @@ def uninstall(layout: Layout, *, purge: bool) -> None:
     for path in files(layout):
         layout.at(path).unlink(missing_ok=True)
     layout.at(layout.bindir / "tidegate").unlink(missing_ok=True)
-    shutil.rmtree(layout.at(layout.prefix), ignore_errors=True)
+    for path in layout.releases():
+        shutil.rmtree(path)
+    layout.at(layout.prefix / "current").unlink(missing_ok=True)
+    for path in (layout.prefix / "releases", layout.prefix):
+        if layout.at(path).is_dir() and not any(layout.at(path).iterdir()):
+            layout.at(path).rmdir()
     if layout.live:
         call("systemctl", "daemon-reload")
     kept = [layout.sysconfdir / "tidegate", Path("/var/lib/tidegate")]
@@ -214,8 +249,11 @@ def uninstall(layout: Layout, *, purge: bool) -> None:
 
 def main(argv: list[str]) -> int:
     """Run one of the three verbs; returns the exit code."""
+    os.umask(0o022)  # the service's user has to read it, whatever the caller's umask is
     try:
         layout = Layout(dict(os.environ))
+        if not layout.destdir and os.geteuid() != 0:
+            raise InstallError(f"needs root: sudo make {' '.join(argv)}")
         if argv == ["uninstall"]:
             uninstall(layout, purge=os.environ.get("PURGE") == "1")
         elif argv in (["install"], ["upgrade"]):

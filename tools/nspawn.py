@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,7 @@ from tools.waiting import wait_until
 
 BASE = "systemd,systemd-sysv,dbus,make,python3,python3-venv,ca-certificates"
 RUN_S = 120.0
+SUITES = ("bookworm", "trixie")  # Raspberry Pi OS is made of the one or the other
 PROGRAMS = ("debootstrap", "systemd-nspawn", "nsenter")
 
 
@@ -33,10 +35,9 @@ def why_not() -> str | None:
     return f"needs {', '.join(missing)}" if missing else None
 
 
-def _make(root: Path) -> None:
+def _make(suite: str, root: Path) -> None:
     done = subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={BASE}",
-         debian.os_release().get("VERSION_CODENAME", "stable"), str(root),
+        ["debootstrap", "--variant=minbase", f"--include={BASE}", suite, str(root),
          debian.machine_sources()[0].uri],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
@@ -44,10 +45,9 @@ def _make(root: Path) -> None:
 
 
 @contextmanager
-def fresh_root() -> Iterator[Path]:
-    """A copy of the root, gone at the end."""
-    suite = debian.os_release().get("VERSION_CODENAME", "stable")
-    base = cachedir.once(f"service-{suite}", _make)
+def fresh_root(suite: str) -> Iterator[Path]:
+    """A copy of the root of a Debian release, gone at the end."""
+    base = cachedir.once(f"service-{suite}", partial(_make, suite))
     with tempfile.TemporaryDirectory(prefix="tidegate-root-") as folder:
         root = Path(folder) / "root"
         subprocess.run(["cp", "-a", "--reflink=auto", str(base), str(root)], check=True)

@@ -11,11 +11,11 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 from tools import cachedir, debian
-from tools.ports import HOST, PortError, free_port, wait_for_port
-from tools.procs import Child, ChildError
+from tools.ports import HOST, free_port
+from tools.procs import ChildError
+from tools.served import Served
 
 AEDES = "aedes@1.2.0"
 _SERVER = """
@@ -30,43 +30,7 @@ class BrokerMissingError(ChildError):
     """A broker is not on this machine and could not be fetched."""
 
 
-class OtherBroker:
-    """A broker in a process of its own; stopped when the `with` block ends."""
-
-    start_s = 30.0
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.port = folder, free_port()
-        self.child = Child(self._command(), log=folder / "broker.log", cwd=folder)
-
-    def _command(self) -> list[str]:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        """Start it and wait until it listens."""
-        self.child.start()
-        try:
-            wait_for_port(self.port, self.start_s, alive=lambda: self.child.running)
-        except PortError as error:
-            tail = self.child.tail(3)
-            self.child.kill()
-            raise ChildError(f"{type(self).__name__} did not start: {error}; {tail}") from None
-
-    def stop(self) -> None:
-        """Stop it."""
-        self.child.stop()
-
-    def __enter__(self) -> OtherBroker:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.stop()
-
-
-class RabbitMq(OtherBroker):
+class RabbitMq(Served):
     """RabbitMQ with its MQTT plugin: 3.1.1, QoS 1 at most."""
 
     def _command(self) -> list[str]:
@@ -103,7 +67,7 @@ class RabbitMq(OtherBroker):
                 f"PATH={here}/bin:$PATH; {tools}/epmd & exec sh {home}/sbin/rabbitmq-server"]
 
 
-class Aedes(OtherBroker):
+class Aedes(Served):
     """The broker that Node programs embed."""
 
     def _command(self) -> list[str]:

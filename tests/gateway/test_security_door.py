@@ -239,3 +239,12 @@ def test_two_hundred_reconnects_a_second_do_not_starve_who_is_in(
             worst = max(worst, time.monotonic() - sent)
     assert done / (time.monotonic() - began) > 200
     assert worst < 0.5
+
+
+def test_device_that_was_just_added_is_let_in_at_once(gateway: GatewayThread, file: Path) -> None:
+    added = dict(HASHES)
+    for name in ("new1", "new2", "new3"):  # quicker than the file is looked at by itself
+        added[name] = hash_password(f"pw-{name}".encode(), 10)
+        write(file, **added)
+        with RawClient(gateway.port) as client:
+            assert code(client, login(name)) == 0

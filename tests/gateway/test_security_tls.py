@@ -138,6 +138,22 @@ def test_authority_leaves_what_is_there_alone(ca: Path) -> None:
     assert (ca / "ca.key").stat().st_mode & 0o077 == 0
 
 
+def test_keys_are_for_their_owner_and_the_server_s_for_its_group_as_it_was_before(
+        tmp_path: Path) -> None:
+    def modes() -> dict[str, int]:
+        return {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+
+    certs.make_ca(tmp_path, "CA")
+    certs.issue(tmp_path, "server", "gw", [HOST], 30)
+    certs.issue(tmp_path, "g1", "g1", [], 30)
+    assert modes() == {"ca.key": 0o600, "ca.crt": 0o644, "server.key": 0o640,
+                       "server.crt": 0o644, "g1.key": 0o600, "g1.crt": 0o644}
+    (tmp_path / "server.key").chmod(0o440)
+    certs.issue(tmp_path, "server", "gw", [HOST], 30, replace=True)
+    assert modes()["server.key"] == 0o440
+    assert len(modes()) == 6
+
+
 @pytest.mark.parametrize(("text", "key"), [
     ('listen = "0.0.0.0:1883"', "listener.listen"),
     ('listen = "192.168.1.4:1883"', "listener.listen"),

@@ -75,6 +75,12 @@ def test_storm_of_one_line_is_counted_and_others_come_through() -> None:
     say("closed peer=%s", "after")
     assert shown[-2:] == ["closed peer=last (and 980 like it before, not shown)",
                           "closed peer=after"]
+    for number in range(SAME_MOST):
+        say("closed peer=%s", number)
+    assert calm.over() == []
+    now_s[0] += WINDOW_S
+    assert calm.over() == [("x", "closed peer=%s", 2)]
+    assert calm.over() == []
 
 
 @pytest.mark.parametrize(("reasons", "upstream", "depth", "state"), [

@@ -157,16 +157,41 @@ def test_http_tells_metrics_and_health(gateway: Gateway) -> None:
     assert get(gateway, "/other")[0] == 404
 
 
-def test_dashboard_asks_only_for_metrics_that_there_are(gateway: Gateway) -> None:
+def test_full_outbox_is_told_by_readyz_and_status_and_is_no_reason_to_restart(
+        tmp_path: Path) -> None:
+    with Gateway(tmp_path / "gw", free_port(), settings=(
+            f'[outbox]\nmax_size = "64 KiB"\n[http]\nlisten = "{HOST}:{free_port()}"\n'
+            )) as process, RawClient(process.port) as client:
+        config = ("-c", str(process.config))
+        assert "promise    kept\n" in run("status", *config)
+        assert get(process, "/readyz") == (200, "ok\n")
+        client.open("c")
+        for mid in range(1, 80):
+            client.send(publish("a", b"x" * 1000, 1, mid))
+        wait_until(lambda: get(process, "/readyz") == (503, "outbox: full\n"), 10.0, "full")
+        assert get(process, "/healthz") == (200, "ok\n")
+        assert "tidegate_at_risk 1.0" in get(process, "/metrics")[1].splitlines()
+        said = run("status", *config)
+        assert "promise    AT RISK: outbox: full\n" in said
+        assert f"upstream   away: {HOST}:" in said
+        assert ": Connection refused (0 connects)" in said
+
+
+def test_dashboard_and_alarms_ask_only_for_metrics_that_there_are(gateway: Gateway) -> None:
     import re
 
     text = get(gateway, "/metrics")[1]
     there = set(re.findall(r"^([a-z_]+)(?:\{| )", text, re.M)) \
         | set(re.findall(r"^# TYPE ([a-z_]+) ", text, re.M))
     board = json.loads((PROJECT / "gateway" / "system" / "grafana.json").read_text())
-    asked = {name for panel in board["panels"] for target in panel["targets"]
-             for name in re.findall(r"\b(?:tidegate|process)_[a-z_]+", target["expr"])}
-    assert asked
+    exprs = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    alarms = (PROJECT / "docs" / "operations.md").read_text().partition("What each alarm means")[2]
+    rules = re.findall(r"expr: (.+)", (PROJECT / "gateway" / "system" / "alerts.yml").read_text())
+    assert [rule for rule in rules if f"`{rule.partition(' and ')[0]}`" not in alarms] == [
+        'up{job=~".*tidegate.*"} == 0']
+    asked = {name for text in (*exprs, *rules, *re.findall(r"`([^`]+)`", alarms))
+             for name in re.findall(r"\b(?:tidegate|process)_[a-z_]+", text)}
+    assert len(asked) > 12
     assert asked <= there, asked - there
 
 
@@ -210,6 +235,10 @@ def test_devices_and_watch_tell_who_is_there(gateway: Gateway) -> None:
         assert [row["client"] for row in rows] == ["somebody"]
         assert "1 connected" in run("devices", "-c", str(gateway.config))
         assert "devices 1" in run("watch", "-c", str(gateway.config), "--count", "1")
+
+
+def test_control_socket_is_for_owner_and_group(gateway: Gateway) -> None:
+    assert (gateway.folder / "outbox.db.ctl").stat().st_mode & 0o777 == 0o660
 
 
 @pytest.fixture

@@ -45,14 +45,15 @@ class Site:
         return self.booted.run("journalctl", "-u", UNIT, "--no-pager", "-o", "cat")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@pytest.fixture(scope="module", params=nspawn.SUITES)
+def site(request: pytest.FixtureRequest,
+         tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     why = nspawn.why_not()
     if why:
         pytest.skip(why)
     port, upstream_port = free_port(), free_port()
     log = tmp_path_factory.mktemp("boot") / "console.log"
-    with nspawn.fresh_root() as root:
+    with nspawn.fresh_root(request.param) as root:
         config = root / "etc/tidegate/tidegate.toml"
         config.parent.mkdir()
         config.write_text(
@@ -95,6 +96,72 @@ def test_service_is_ready_as_its_own_user_and_tells_its_status(site: Site) -> No
     assert site.booted.run("stat", "-c", "%U %a", "/var/lib/tidegate/o.db") == "tidegate 640"
 
 
+def test_status_is_for_root_and_the_group_alone(site: Site) -> None:
+    site.booted.run("useradd", "--groups", "tidegate", "member")
+    site.booted.run("useradd", "other")
+    assert "upstream   " in site.booted.run("su", "member", "-c", "tidegate status")
+    assert "Permission denied" in site.booted.run("su", "other", "-c", "tidegate status",
+                                                  check=False)
+
+
+def test_upstream_password_by_a_systemd_credential(site: Site) -> None:
+    secret, before = site.root / "etc/tidegate/secret", site.config.read_text()
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    drop_in = site.root / "etc/systemd/system/tidegate.service.d/secret.conf"
+    drop_in.write_text("[Service]\nLoadCredential=up:/etc/tidegate/secret\n")
+    site.config.write_text(before.replace(
+        "[upstream]\n", '[upstream]\nusername = "u"\npassword_file = "credential:up"\n'))
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    assert site.booted.run("tidegate", "run", "--check") == "/etc/tidegate/tidegate.toml: ok"
+    assert "upstream   " in site.booted.run("tidegate", "status")
+    assert "s3cret" not in site.journal() + site.booted.run(
+        "cat", f"/proc/{site.pid()}/cmdline", f"/proc/{site.pid()}/environ")
+    drop_in.unlink()
+    site.config.write_text(before)
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
+def test_documented_certificates_are_the_service_s_also_after_a_renewal(site: Site) -> None:
+    before, tls_port = site.config.read_text(), free_port()
+    site.booted.run("tidegate", "certs", "ca")
+    site.booted.run("tidegate", "certs", "server", "gateway.local", HOST)
+    site.config.write_text(before.replace(
+        "[listener]\n", f'[listener]\ntls_listen = "{HOST}:{tls_port}"\n'
+        'cert_file = "certs/server.crt"\nkey_file = "certs/server.key"\n'))
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    assert f", TLS {tls_port}\n" in site.booted.run("tidegate", "status")
+    site.booted.run("tidegate", "certs", "server", "--replace", "gateway.local", HOST)
+    reloaded = site.journal().count("reloaded path=")
+    site.booted.run("systemctl", "reload", UNIT)
+    wait_until(lambda: site.journal().count("reloaded path=") > reloaded, 10.0, "reloaded")
+    site.config.write_text(before)
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
+def test_panel_on_a_machine_without_gpio_is_named_in_the_log_and_costs_nothing(
+        site: Site) -> None:
+    before = site.config.read_text()
+    drop_in = site.root / "etc/systemd/system/tidegate.service.d/panel.conf"
+    drop_in.write_text((PROJECT / "gateway/system/panel.conf").read_text())
+    site.config.write_text(before + "[panel]\nled = 17\nbutton = 27\n")
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+    wait_until(lambda: "no panel, going on without" in site.journal(), 10.0, "said so")
+    drop_in.unlink()
+    site.config.write_text(before)
+    site.booted.run("systemctl", "daemon-reload")
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
+
+
 def test_kill_is_followed_by_a_restart_with_the_backlog(site: Site) -> None:
     queue(site, 1, 100)
     had, before, restarts = depth(site), site.pid(), site.restarts()
@@ -123,6 +190,16 @@ def test_upgrade_keeps_backlog_and_config(site: Site) -> None:
     site.wait_active()
     assert depth(site) == had
     assert site.config.read_text() == config
+
+
+def test_upgrade_that_does_not_start_says_why(site: Site) -> None:
+    before = site.config.read_text()
+    site.config.write_text(before + "[outbox2]\n")
+    with pytest.raises(RuntimeError, match=r"does not start: tidegate: .*outbox2: no such"):
+        site.booted.make("upgrade")
+    site.config.write_text(before)
+    site.booted.run("systemctl", "restart", UNIT)
+    site.wait_active()
 
 
 def test_reload_under_load_applies_a_route_and_loses_nothing(site: Site, tmp_path: Path) -> None:

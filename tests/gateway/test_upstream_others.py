@@ -8,8 +8,9 @@ import pytest
 
 from tools.gateway_thread import Make
 from tools.judge import Subscriber
-from tools.other_brokers import Aedes, BrokerMissingError, OtherBroker, RabbitMq
+from tools.other_brokers import Aedes, BrokerMissingError, RabbitMq
 from tools.raw_client import RawClient, publish
+from tools.served import Served
 from tools.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
@@ -19,7 +20,7 @@ KINDS = {"rabbitmq": RabbitMq, "aedes": Aedes}
 
 @pytest.fixture(scope="module", params=KINDS)
 def broker(request: pytest.FixtureRequest,
-           tmp_path_factory: pytest.TempPathFactory) -> Iterator[OtherBroker]:
+           tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     try:
         made = KINDS[request.param](tmp_path_factory.mktemp(request.param))
     except BrokerMissingError as error:
@@ -47,14 +48,14 @@ def wait_for(judge: Subscriber, name: str, count: int) -> list[int]:
 
 
 @pytest.fixture(params=[1, 2])
-def upgrade(request: pytest.FixtureRequest, broker: OtherBroker) -> int:
+def upgrade(request: pytest.FixtureRequest, broker: Served) -> int:
     """The QoS towards the broker."""
     if request.param == 2 and isinstance(broker, Aedes):
         pytest.skip("aedes 1.2.0 loses some QoS 2 messages, from paho alone too")
     return int(request.param)
 
 
-def test_all_arrives_in_order(broker: OtherBroker, make: Make, upgrade: int) -> None:
+def test_all_arrives_in_order(broker: Served, make: Make, upgrade: int) -> None:
     name = f"up{upgrade}"
     gateway = make(broker.port, name=name, outbox="commit_ms = 0",
                    routes=f"[[route]]\nupgrade = {upgrade}")
@@ -67,7 +68,7 @@ def test_all_arrives_in_order(broker: OtherBroker, make: Make, upgrade: int) -> 
     assert gateway.status()["refused"] == 0
 
 
-def test_cut_links_lose_nothing(broker: OtherBroker, make: Make, upgrade: int) -> None:
+def test_cut_links_lose_nothing(broker: Served, make: Make, upgrade: int) -> None:
     name = f"cut{upgrade}"
     gateway = make(broker.port, name=name, outbox="commit_ms = 0",
                    routes=f"[[route]]\nupgrade = {upgrade}")
@@ -84,7 +85,7 @@ def test_cut_links_lose_nothing(broker: OtherBroker, make: Make, upgrade: int) -
     assert gateway.status()["refused"] == 0
 
 
-def test_mqtt_5_is_spoken_or_its_refusal_is_named(broker: OtherBroker, make: Make) -> None:
+def test_mqtt_5_is_spoken_or_its_refusal_is_named(broker: Served, make: Make) -> None:
     gateway = make(broker.port, name="five", outbox="commit_ms = 0", upstream='protocol = "5"')
     wait_until(lambda: gateway.status()["upstream"].startswith(("connected", "away")), 20.0)
     state = gateway.status()["upstream"]

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from gateway.config import BrokerConfig, Config, ListenerConfig, OutboxConfig, UpstreamConfig
+from gateway.exposure import PanelConfig
+from gateway.relay import RelayConfig
 from gateway.routes import Route
 
 TEXT = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
@@ -26,12 +28,12 @@ def rows() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", [ListenerConfig, OutboxConfig, UpstreamConfig, Route, Config,
-                                  BrokerConfig])
+                                  BrokerConfig, PanelConfig, RelayConfig])
 def test_every_setting_is_documented_with_its_default(kind: type[msgspec.Struct]) -> None:
     documented = rows()
     for item in msgspec.structs.fields(kind):
-        if item.name in ("listener", "outbox", "upstream", "broker", "route", "filters"):
-            assert f"[{item.name}]" in TEXT or item.name == "filters"
+        if item.name in ("listener", "outbox", "upstream", "broker", "route", "filters", "relay"):
+            assert f"[{item.name}]" in TEXT or f".{item.name}`" in TEXT or item.name == "filters"
             continue
         assert item.name in documented, f"{item.name} is missing in docs/config.md"
         default = documented[item.name].strip("`")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, load
+from gateway.config import Config, load, outbox_of
 from gateway.errors import ConfigError
 
 
@@ -54,6 +54,17 @@ def test_empty_file_is_a_good_config(path: Path) -> None:
     ('[upstream]\nurl = "mqtt://"', ["upstream.url", "mqtt://host:1883"]),
     ('[upstream]\nurl = "mqtt://h:x"', ["upstream.url", "mqtt://host:1883"]),
     ('[upstream]\nurl = "mqtt://u:secret@h"', ["upstream.url", "upstream.username"]),
+    ('[upstream]\nproxy = "ftp://p:21"', ["upstream.proxy", "ftp://p:21", "socks5://host:1080"]),
+    ('[upstream]\nproxy = "socks5://p"', ["upstream.proxy", "'socks5://p'", "http://host:3128"]),
+    ('[upstream]\nproxy = "http://[::1:3128"', ["upstream.proxy", "http://host:3128"]),
+    ('[upstream]\nproxy = "http://p:x"', ["upstream.proxy", "http://host:3128"]),
+    ('[upstream]\nproxy = "http://u:secret@p:3128"', ["upstream.proxy", "proxy_password_file"]),
+    ('[upstream]\nproxy_username = "u"', ["upstream.proxy", "missing", "socks5://host:1080"]),
+    ('[upstream]\nproxy = "http://p:1"\nproxy_username = "u"',
+     ["upstream.proxy_username", "proxy_password_file"]),
+    ('[upstream]\nproxy = "http://p:1"\nproxy_username = "a:b"\nproxy_password_file = "/no/such"',
+     ["upstream.proxy_password_file", "no such file"]),
+    ('[broker]\nurl = "mqtt://b"\nproxy = "p:1"', ["broker.proxy", "'p:1'"]),
     ('[upstream]\nprotocol = "4"', ["upstream.protocol", "'4'", "'3.1.1', '5'"]),
     ("[upstream]\ninflight = -1", ["upstream.inflight", "-1", "at least"]),
     ("[upstream]\ninflight = 20001", ["upstream.inflight", "20001", "at most 20000"]),
@@ -96,13 +107,44 @@ def test_sizes(path: Path, size: str, expected: int) -> None:
 
 
 @pytest.mark.parametrize(("url", "host", "port", "tls", "websocket"), [
-    ("mqtt://h", "h", 1883, False, False), ("mqtts://h:9", "h", 9, True, False),
+    ("mqtt://h", "h", 1883, False, False), ("mqtts://h", "h", 8883, True, False),
+    ("ws://h", "h", 8083, False, True), ("wss://h", "h", 8084, True, True),
+    ("mqtts://h:9", "h", 9, True, False),
     ("ws://h/a%20b", "h", 8083, False, True), ("wss://[::1]:5", "::1", 5, True, True)])
 def test_url_says_how_to_connect(path: Path, url: str, host: str, port: int, tls: bool,
                                  websocket: bool) -> None:
     upstream = loaded(path, f'[upstream]\nurl = "{url}"').upstream
     assert (upstream.host, upstream.port, upstream.tls, upstream.websocket) == (
         host, port, tls, websocket)
+
+
+@pytest.mark.parametrize("key", ["password_file", "ca_file"])
+def test_systemd_credential_is_the_service_s_alone_and_nobody_else_stumbles(
+        path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    path.write_text(f'[upstream]\n{key} = "credential:up"\n[outbox]\npath = "/var/x.db"\n')
+    with pytest.raises(ConfigError, match="add LoadCredential=up:FILE to the unit"):
+        load(path)
+    assert getattr(load(path, running=False).upstream, key) == "credential:up"
+    assert outbox_of(path) == Path("/var/x.db")
+    (path.parent / "up").touch()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(path.parent))
+    assert getattr(load(path).upstream, key) == str(path.parent / "up")
+
+
+def test_commands_ask_for_no_file_that_only_the_service_may_see(path: Path) -> None:
+    path.write_text('[upstream]\npassword_file = "/no/such"\n')
+    with pytest.raises(ConfigError, match="no such file"):
+        load(path, running=False)
+    assert outbox_of(path) == path.parent / "outbox.db"
+
+
+def test_proxy_is_read_with_its_password(path: Path) -> None:
+    (path.parent / "word").write_text("secret\n")
+    upstream = loaded(path, '[upstream]\nproxy = "socks5://[::1]:1080"\nproxy_username = "u"\n'
+                      'proxy_password_file = "word"').upstream
+    assert upstream.through() == ("socks5", "::1", 1080, "u", "secret")
+    assert "secret" not in repr(upstream.through())
 
 
 def test_ipv6_and_names_can_be_listened_on(path: Path) -> None:
