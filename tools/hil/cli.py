@@ -237,3 +237,4 @@ def show(recording: Path) -> None:
 hil.add_command(run_cli.run)
 hil.add_command(run_cli.boards)
 hil.add_command(run_cli.check)
+hil.add_command(run_cli.give_back)

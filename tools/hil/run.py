@@ -58,6 +58,7 @@ class Run:
     arrived: list[tuple[float, str]] = field(default_factory=list)
     replays: list[Report] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
+    troubles: list[str] = field(default_factory=list)
     judgement: Judgement | None = None
 
     @property
@@ -92,12 +93,15 @@ class _Runner:
         scenario, seconds = self.site.scenario, self.run.seconds
         self.run.began_ns = time.monotonic_ns()
         watching = [asyncio.create_task(self._watch())]
-        watching += [asyncio.create_task(playback.run()) for playback in self.site.playbacks]
+        if self.site.playback is not None:
+            watching += [asyncio.create_task(self.site.playback.run(
+                board.world, scenario.boards.speed)) for board in self.site.boards]
         scale = seconds / scenario.seconds
         playing = []
         for traffic in scenario.traffic:
             fast = not traffic.rate_per_s and not traffic.recording
             replay = Replay(self.site.links[traffic.link].port, keep=True, clean=False,
+                            host=self.site.bench.host,
                             speed=0.0 if fast else traffic.speed,
                             budget_ms=0.0 if fast else traffic.late_p99_ms)
             self.replays.append((traffic, replay))
@@ -302,6 +306,7 @@ async def run_scenario(scenario: Scenario, folder: Path, bench: Bench, *, second
         run.judgement = judge(runner.evidence(), scenario.expectations)
         runner.lanes()
         run.logs = _logs(folder)
+    run.troubles = site.troubles
     return run
 
 
