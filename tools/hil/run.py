@@ -293,14 +293,15 @@ class _Runner:
 
 async def run_scenario(scenario: Scenario, folder: Path, bench: Bench, *, seconds: float = 0.0,
                        carrier: str = "tidegate", fault: str = "",
-                       say: Say = lambda line: None) -> Run:
-    """Run a scenario and judge it. seconds: its length [s], 0 for its own. fault, carrier: see
-    Site. Raises NoBoardError, ChildError where it could not begin.
+                       say: Say = lambda line: None,
+                       on_arrival: Callable[[Arrival], None] | None = None) -> Run:
+    """Run a scenario and judge it. seconds: its length [s], 0 for its own. fault, carrier,
+    on_arrival: see Site. Raises NoBoardError, ChildError where it could not begin.
     """
     seconds = seconds or scenario.seconds
     run = Run(scenario, seconds, time.monotonic_ns())
     async with Site(scenario, folder, bench, seconds=seconds, carrier=carrier,
-                    fault=fault) as site:
+                    fault=fault, on_arrival=on_arrival) as site:
         runner = _Runner(site, run, say)
         await runner.play()
         run.judgement = judge(runner.evidence(), scenario.expectations)
