@@ -99,7 +99,8 @@ class Judgement:
         """The verdict in one line."""
         told = " ".join(f"{name}={self.measured[name]:g}" for name in COUNTS[:5])
         broken = ", ".join(text for text, holds in self.expectations if not holds)
-        why = "; ".join(self.invalid) if self.outcome == "INVALID" else broken
+        why = "; ".join(self.invalid) if self.outcome == "INVALID" else (
+            broken and f"does not hold: {broken}")
         return f"verdict: {self.outcome} {told}" + (f" | {why}" if why else "")
 
 
