@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -170,10 +170,16 @@ def _row(cells: Sequence[object], tag: str = "td", kinds: str = "") -> str:
         for index, cell in enumerate(cells)) + "</tr>"
 
 
+def _times(summary: Mapping[str, float]) -> list[str]:
+    """Return a stage's numbers; of what was not seen there are none."""
+    count, *times = summary.values()
+    return [number(count), *(number(time_ms) if count else "-" for time_ms in times)]
+
+
 def _section(run: Run) -> str:
     verdict = run.verdict
     stages = "".join(
-        _row([name, *map(number, verdict.stages[name].summary().values())], kinds=" nnnnn")
+        _row([name, *_times(verdict.stages[name].summary())], kinds=" nnnnn")
         for name in STAGES)
     expected = "".join(
         f'<tr><td>{escape(text)}</td><td class="{"PASS" if holds else "FAIL"}">'

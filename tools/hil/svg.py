@@ -71,7 +71,7 @@ class Timeline:
         """Draw a mark at each time [s]; nothing where there is none."""
         if not times:
             return
-        y = self._frame(14, title, 0) - 12
+        y = self._frame(12, title, 0)
         self._parts += [f'<line class="offence" x1="{self.x(t_s):.1f}" x2="{self.x(t_s):.1f}" '
                         f'y1="{y:.1f}" y2="{y + 12:.1f}"/>' for t_s in times]
 
