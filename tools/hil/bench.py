@@ -29,7 +29,7 @@ LOCK_FOLDERS = (Path("/run/lock"), Path(tempfile.gettempdir()))
 NEEDED = """\
 make hil needs boards: name them in a hil.toml and run `make hil HIL=hil.toml`.
 
-  host = "192.0.2.10"           # this machine's address as the boards reach it
+  host = "192.0.2.10"           # this machine's address as real boards reach it
 
   [[board]]                     # as many as there are
   name = "bench-1"
@@ -120,7 +120,9 @@ class Bench:
         try:
             found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File)
             _check_host(found.host)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise BenchError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
             raise BenchError(f"{path}: {error}") from error
         names: set[str] = set()
         for entry in found.board:
