@@ -23,7 +23,7 @@ from datetime import datetime
 from tools.hil.actor import Item
 from tools.hil.histogram import Histogram
 from tools.hil.scenario import Expectation
-from tools.hil.sights import Sights
+from tools.hil.sights import Promises, Sights
 from tools.judge import Arrival, record_of
 from tools.verdict import Message, Occurrence, Record, judge_records, judge_stream
 
@@ -81,6 +81,7 @@ class Evidence:
     wall_offset_s: float = 0.0
     invalid: list[str] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
+    promises: Promises = field(default_factory=Promises)
 
 
 @dataclass
@@ -181,21 +182,25 @@ class _Judge:
         if kind == "duplicated":
             return self.evidence.sights.why_doubled(message, allowed)
         if kind == "reordered":
-            return "a later one of its topic arrived before it"
+            return "a later one arrived before it"
         return "nobody sent it"
 
     def _latency(self, item: Item, arrival: Arrival) -> None:
         if item.sent_ns < self.evidence.healed_ns:
             self._last_ns = max(self._last_ns, arrival.t_ns)
-        stages = [self.stages[name] for name in STAGES]
-        if item.acked_ns:
-            stages[0].add((item.acked_ns - item.sent_ns) / 1e6)
         sights = self.evidence.sights.seen.get(arrival.message)
-        if sights:
-            on_wire_ns = sights[0].times_ns[0]
-            stages[1].add((on_wire_ns - item.sent_ns) / 1e6)
-            stages[2].add((arrival.t_ns - on_wire_ns) / 1e6)
-        stages[3].add((arrival.t_ns - item.sent_ns) / 1e6)
+        self._stages(item.sent_ns, item.acked_ns, sights[0].times_ns[0] if sights else 0,
+                     arrival.t_ns)
+
+    def _stages(self, sent_ns: int, acked_ns: int, on_wire_ns: int, came_ns: int) -> None:
+        """Count the latency of one message in each stage; 0 for a time that is not known."""
+        stages = [self.stages[name] for name in STAGES]
+        if acked_ns:
+            stages[0].add((acked_ns - sent_ns) / 1e6)
+        if on_wire_ns:
+            stages[1].add((on_wire_ns - sent_ns) / 1e6)
+            stages[2].add((came_ns - on_wire_ns) / 1e6)
+        stages[3].add((came_ns - sent_ns) / 1e6)
 
     def _flags(self, named: Mapping[Occurrence, Item]) -> None:
         """Compare QoS and retain on the wire with what was asked for."""
@@ -243,13 +248,24 @@ class _Judge:
         for kind in ("produced", "delivered", "lost", "duplicated", "reordered", "invented"):
             self.measured[kind] += getattr(verdict, kind)
         self.measured["records"] = verdict.produced
+        on_wire = evidence.sights.records()
+        by_text = {str(name): name for name in [*evidence.told, *arrived]}
         for offence in verdict.offences:
-            self.blame(offence.kind, offence.what)
+            name = by_text[offence.what]
+            self.blame(offence.kind, name, self._why_record(offence.kind, name, on_wire.get(name)),
+                       evidence.told.get(name, 0))
         for name, t_ns in evidence.told.items():
             if name in first:
                 if t_ns < evidence.healed_ns:
                     self._last_ns = max(self._last_ns, first[name].t_ns)
-                self.stages[STAGES[3]].add((first[name].t_ns - t_ns) / 1e6)
+                sights = evidence.sights.seen.get(first[name].message)
+                self._stages(t_ns, evidence.promises.acked_ns(name),
+                             sights[0].times_ns[0] if sights else 0, first[name].t_ns)
+
+    def _why_record(self, kind: str, name: Record, sent: Message | None) -> str:
+        if kind == "lost" and not self.evidence.promises.acked_ns(name):
+            return "the gateway never acknowledged it; the board holds it, or lost it"
+        return self._why(kind, sent or Message("", b""), 1)
 
     def _time_of(self, name: Record, arrival: Arrival) -> None:
         """Compare the time in a record with when its board told of it; null is no lie."""

@@ -261,7 +261,7 @@ class _Runner:
         return Evidence(
             self.run.began_ns, items, self._judged(), site.sights, site.scenario.gateway.upgrade,
             site.told(), self.owed_records, self.wills(), self.last_heal_ns, wall_offset_s(),
-            self.invalid, measured)
+            self.invalid, measured, site.promises)
 
     def _judged(self) -> list[Arrival]:
         """Give the arrivals that count: what unjudged clients sent may be damaged, topic too."""

@@ -26,7 +26,7 @@ from tools.hil.carriers import Bridge, Carrier, Tidegate, pause
 from tools.hil.playback import EVERYWHERE, Playback
 from tools.hil.real_board import Real
 from tools.hil.scenario import Scenario
-from tools.hil.sights import Sights
+from tools.hil.sights import Promises, Sights
 from tools.judge import Arrival, Subscriber
 from tools.mosquitto import Mosquitto
 from tools.procs import ChildError
@@ -51,7 +51,7 @@ class Site:
         self.scenario, self.folder, self.bench, self.seconds = scenario, folder, bench, seconds
         self.boards: list[BenchBoard] = []
         self.links: dict[str, Proxy] = {}
-        self.sights = Sights()
+        self.sights, self.promises = Sights(), Promises()
         self.playback: Playback | None = None
         self.troubles: list[str] = []
         self.gateway_meant_down = False
@@ -95,6 +95,9 @@ class Site:
         for name in ("devices", "noisy"):
             self.links[name] = Proxy(self.gateway.port, seed=1, host=self.bench.host)
             await self.links[name].start()
+        if self.scenario.boards.count:
+            devices = self.links["devices"]
+            devices.tap, devices.on_end = self.promises.tap, self.promises.forget
         await self._boards()
 
     def _make_carrier(self, upstream_port: int) -> Carrier:
