@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tools.crash_mqtt import CONNACK, PUBACK, PUBLISH, PUBREC, Publish, ack, encode, publish
 from tools.hil.actor import Item
-from tools.hil.judgement import STAGES, Evidence, Judgement, WillOwed, judge
+from tools.hil.evidence import Evidence, WillOwed
+from tools.hil.judgement import STAGES, Judgement, judge
 from tools.hil.scenario import ScenarioError, parse, parse_expectation
 from tools.hil.sights import Promises, Sights
 from tools.judge import Arrival

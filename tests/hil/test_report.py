@@ -14,7 +14,7 @@ from rich.console import Console
 from tools.hil import report
 from tools.hil.histogram import Histogram
 from tools.hil.judgement import COUNTS, STAGES, Judgement, Offence
-from tools.hil.run import Moment, Run
+from tools.hil.outcome import Moment, Run
 from tools.hil.scenario import parse
 from tools.hil.svg import LEFT, PLOT
 

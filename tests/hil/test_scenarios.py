@@ -11,7 +11,8 @@ import pytest
 from tools.hil.bench import Bench, NoBoardError
 from tools.hil.faults import FAULTS
 from tools.hil.judgement import STAGES, Judgement
-from tools.hil.run import Run, run_scenario
+from tools.hil.outcome import Run
+from tools.hil.run import run_scenario
 from tools.hil.scenario import load, names, parse
 
 NAMED = ["board-brownout", "broker-restart", "clock-jump-at-boot", "corrupted-frames",

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tools.hil import svg
 from tools.hil.judgement import STAGES, Judgement
-from tools.hil.run import Run
+from tools.hil.outcome import Run
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INVALID": "yellow"}
 STAGE_HEAD = ("stage", "messages", "p50 ms", "p95 ms", "p99 ms", "max ms")

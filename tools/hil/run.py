@@ -15,16 +15,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from tools.hil import traffic as made
 from tools.hil.bench import Bench, NoBoardError
+from tools.hil.evidence import Evidence, WillOwed
 from tools.hil.faults import FAULTS, FaultError
-from tools.hil.judgement import Evidence, Judgement, WillOwed, judge
-from tools.hil.replay import Replay, Report
+from tools.hil.feeder import Feeder
+from tools.hil.judgement import judge
+from tools.hil.outcome import Moment, Run
+from tools.hil.replay import Replay
 from tools.hil.scenario import Fault, Scenario, Traffic
 from tools.hil.site import Site, wall_offset_s
 from tools.judge import Arrival, record_of
@@ -34,39 +36,6 @@ from tools.verdict import Message, Record
 SETTLE_S = 0.4
 DEPTH_EVERY_S = 0.25
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Something that was done at t_s [s]; kind: fault, heal or note."""
-
-    t_s: float
-    kind: str
-    what: str
-
-
-@dataclass
-class Run:
-    """A scenario's run, with all that a report shows. sent, arrived: (t_s, lane) of each."""
-
-    scenario: Scenario
-    seconds: float
-    began_ns: int
-    moments: list[Moment] = field(default_factory=list)
-    depth: list[tuple[float, int]] = field(default_factory=list)
-    sent: list[tuple[float, str]] = field(default_factory=list)
-    arrived: list[tuple[float, str]] = field(default_factory=list)
-    replays: list[Report] = field(default_factory=list)
-    logs: dict[str, str] = field(default_factory=dict)
-    troubles: list[str] = field(default_factory=list)
-    judgement: Judgement | None = None
-
-    @property
-    def verdict(self) -> Judgement:
-        """The verdict; RuntimeError before there is one."""
-        if self.judgement is None:
-            raise RuntimeError("not judged yet")
-        return self.judgement
 
 
 class _Runner:
@@ -153,6 +122,10 @@ class _Runner:
                 self.vanished.add(name)
         if self.vanished:
             self.note("note", f"{len(self.vanished)} clients vanish without DISCONNECT")
+        for board in self.site.boards:
+            if isinstance(board.world, Feeder):
+                self.note("note", f"{board.name} felt {board.world.felt} values; "
+                          f"{board.world.passed_over} were set anew before they could be fed")
         missing = self._owed()
         self.owed_records = frozenset(self.site.told())
         self.note("note", f"{sum(missing.values()) + len(self.owed_records)} messages are owed")

@@ -16,8 +16,9 @@ from tools.board_errors import LinkError
 from tools.debian import FetchError
 from tools.hil import loan, report
 from tools.hil.bench import NEEDED, Bench, BenchError, NoBoardError, plugged_in
+from tools.hil.outcome import Run
 from tools.hil.recording import RecordingError
-from tools.hil.run import Run, run_scenario
+from tools.hil.run import run_scenario
 from tools.hil.scenario import Scenario, ScenarioError, load, names
 from tools.judge import JudgeError
 from tools.ports import PortError
