@@ -26,6 +26,15 @@ DEAD_S = 9.0  # silence after which the link is given up
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
 
 
+def longest_wait_s(tried: int, away_s: float) -> float:
+    """Return the longest wait after so many tries in vain [s], the upstream away for `away_s`.
+
+    Never much longer than it was away: small draws in a row must not make 3 s cost 30.
+    """
+    most_s: float = BACKOFF_FIRST_S * 2 ** min(tried, 8)
+    return min(BACKOFF_MOST_S, most_s, 2 * BACKOFF_FIRST_S + away_s)
+
+
 class Listener(Protocol):
     """What the link tells."""
 
@@ -47,7 +56,7 @@ class Upstream:
         self.connects = 0
         self._buffer = b""
         self._fd = -1
-        self._tried = 0
+        self._tried, self._lost_s = 0, 0.0
         self._last_in_s = self._last_ping_s = 0.0
         self._lost: asyncio.Event = asyncio.Event()
         self._rng = random.Random()
@@ -103,9 +112,11 @@ class Upstream:
                 self._close(str(error) or type(error).__name__)
             if self._session.forgotten:
                 continue
+            if not self._tried:
+                self._lost_s = time.monotonic()
             self._tried += 1
-            most_s = min(BACKOFF_MOST_S, BACKOFF_FIRST_S * 2 ** min(self._tried, 8))
-            wait_s = self._rng.uniform(0, most_s)
+            wait_s = self._rng.uniform(
+                0, longest_wait_s(self._tried, time.monotonic() - self._lost_s))
             log.warning("%s away reason=%r try=%d next_try_s=%.1f", self._name, self._reason,
                         self._tried, wait_s)
             self.state = f"away: {self._reason}"

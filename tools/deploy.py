@@ -126,7 +126,7 @@ def _parents(paths: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _stale(link: BoardLink, files: Mapping[str, bytes]) -> list[str]:
+def stale(link: BoardLink, files: Mapping[str, bytes]) -> list[str]:
     """List files in the firmware's own folders that it no longer has."""
     folders = {"/" + path.split("/")[1] for path in files if path.count("/") > 1} - {"/lib"}
     there = [path for folder in sorted(folders) for path in link.tree(folder)]
@@ -228,6 +228,6 @@ def deploy(
     with BoardLink(port) as link:
         march = check_board(link, board)
         files = contents(link, kinds or [], march)
-        done = put(link, files, remove=_stale(link, files), progress=progress, total=total)
+        done = put(link, files, remove=stale(link, files), progress=progress, total=total)
         done.alive = wait_alive(link)
         return done

@@ -1,4 +1,4 @@
-"""A fault proxy: a TCP relay on loopback whose link can be made to lie.
+"""A fault proxy: a TCP relay whose link can be made to lie.
 
 Rules:
 - Each direction of each connection has its own pump; the *fault* of a direction is shared by all
@@ -183,13 +183,16 @@ class Link:
 
 
 class Proxy:
-    """Relays a loopback port of its own to `target_port`, with the faults it is told of.
+    """Relays a port of its own to the loopback's `target_port`, with the faults it is told of.
 
+    host: the address to listen on; loopback, where nobody outside this machine is to reach it.
     All methods belong to the event loop that started it; from elsewhere use `ProxyThread`.
     """
 
-    def __init__(self, target_port: int, *, port: int = 0, seed: int = 0) -> None:
+    def __init__(self, target_port: int, *, port: int = 0, seed: int = 0,
+                 host: str = HOST) -> None:
         self.target_port = target_port
+        self.host = host
         self.port = port
         self.counts = Counts()
         # what somebody wants to see of the bytes just before they leave, and of each link's end
@@ -208,7 +211,7 @@ class Proxy:
         self._open = {"up": asyncio.Event(), "down": asyncio.Event()}
         for event in self._open.values():
             event.set()
-        self._listener = socket.create_server((HOST, self.port), backlog=1024)
+        self._listener = socket.create_server((self.host, self.port), backlog=1024)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
         self._accepting = asyncio.create_task(self._accept())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tools.ports import HOST
 from tools.proxy import Counts, Direction, Fault, Proxy
 
 T = TypeVar("T")
@@ -16,8 +17,9 @@ T = TypeVar("T")
 class ProxyThread:
     """A Proxy with a thread and an event loop of its own, for code that has none."""
 
-    def __init__(self, target_port: int, *, port: int = 0, seed: int = 0) -> None:
-        self._proxy = Proxy(target_port, port=port, seed=seed)
+    def __init__(self, target_port: int, *, port: int = 0, seed: int = 0,
+                 host: str = HOST) -> None:
+        self._proxy = Proxy(target_port, port=port, seed=seed, host=host)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 

@@ -57,6 +57,16 @@ def sock(proxy: ProxyThread) -> Iterator[socket.socket]:
         yield connected
 
 
+def test_listens_on_its_host_and_nowhere_else() -> None:
+    echo = EchoServer()
+    with ProxyThread(echo.port, host="127.0.0.2") as running:
+        with socket.create_connection(("127.0.0.2", running.port), timeout=5.0) as connected:
+            assert exchange(connected, b"hello") == b"hello"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((HOST, running.port), timeout=5.0)
+    echo.close()
+
+
 def exchange(sock: socket.socket, data: bytes) -> bytes:
     sock.sendall(data)
     return receive(sock, len(data))

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from tools.crash_mqtt import CONNACK, PUBACK, PUBLISH, PUBREC, Publish, ack, encode, publish
 from tools.hil.actor import Item
-from tools.hil.judgement import Evidence, Judgement, WillOwed, judge
+from tools.hil.evidence import Evidence, WillOwed
+from tools.hil.judgement import STAGES, Judgement, judge
 from tools.hil.scenario import ScenarioError, parse, parse_expectation
-from tools.hil.sights import Sights
+from tools.hil.sights import Promises, Sights
 from tools.judge import Arrival
 from tools.verdict import Message, Record, judge_stream
 
@@ -172,3 +173,67 @@ def test_scenario_that_is_wrong_is_named(old: str, new: str, says: str, tmp_path
     assert parse(GOOD, "s", Path()).expectations
     with pytest.raises(ScenarioError, match=f"s.toml: .*{says}"):
         parse(GOOD.replace(old, new), "s", Path())
+
+
+def record_evidence(acked: int, on_wire: dict[int, int], came: list[int]) -> Evidence:
+    """Make the evidence of a board that told of records 1 to 3 at 1 s.
+
+    acked: up to which; on_wire: how often the gateway sent each.
+    """
+    def data(seq: int) -> tuple[str, bytes]:
+        payload = {"device": "d", "life": "aa", "boot": 1, "seq": seq, "time": None}
+        return "tidegate/d/data/air", json.dumps(payload, separators=(",", ":")).encode()
+
+    sights, promises = Sights(), Promises()
+    for seq, times in on_wire.items():
+        for mid in range(1, times + 1):
+            topic, payload = data(seq)
+            sights.tap(LINK, "up", publish(Publish(topic, payload, 1, False, False, mid)))  # type: ignore[arg-type]
+            sights.tap(LINK, "down", ack(PUBACK, mid))  # type: ignore[arg-type]
+    promises.heard("d", b'{"v":1,"life":"aa","boot":1,"seq":%d}' % acked, 1_200_000_000)
+    told = dict.fromkeys((Record("d", "aa", 1, seq) for seq in (1, 2, 3)), 1_000_000_000)
+    arrivals = [Arrival(1_500_000_000, *data(seq), 2, False) for seq in came]
+    return Evidence(0, [], arrivals, sights, told=told, owed_records=frozenset(told),
+                    promises=promises)
+
+
+@pytest.mark.parametrize(("acked", "on_wire", "why"), [
+    (1, {1: 1, 3: 1}, "the gateway never acknowledged it; the board holds it, or lost it"),
+    (3, {1: 1, 3: 1}, "the gateway acknowledged it and never sent it"),
+    (3, {1: 1, 2: 1, 3: 1}, "the upstream acknowledged it and did not deliver it"),
+])
+def test_judge_says_who_lost_a_record(acked: int, on_wire: dict[int, int], why: str) -> None:
+    found = judge(record_evidence(acked, on_wire, [1, 3]), [parse_expectation("lost = 1")])
+    assert found.outcome == "PASS"
+    assert [(one.kind, one.what, one.why, one.t_s) for one in found.offences] == [
+        ("lost", "d life aa boot 1 seq 2", why, 1.0)]
+
+
+def test_judge_says_who_doubled_a_record() -> None:
+    found = judge(record_evidence(3, {1: 2, 2: 1, 3: 1}, [1, 1, 2, 2, 3]),
+                  [parse_expectation("duplicated = 2")])
+    assert found.outcome == "PASS"
+    assert [one.why for one in found.offences] == [
+        "the gateway sent it 2 times as new", "the gateway sent it once; the upstream doubled it"]
+
+
+def test_judge_times_each_stage_of_a_record() -> None:
+    found = judge(record_evidence(2, {1: 1}, [1, 2, 3]), [parse_expectation("lost = 0")])
+    counts = [found.stages[name].count for name in STAGES]
+    assert counts == [2, 1, 1, 3]
+    assert found.stages[STAGES[0]].percentile(50) == pytest.approx(200, rel=0.03)
+    assert found.stages[STAGES[3]].percentile(50) == pytest.approx(500, rel=0.03)
+
+
+def test_promises_are_read_off_the_wire() -> None:
+    promises = Promises()
+    said = b'{"v":1,"life":"aa","boot":2,"seq":7}'
+    for topic, payload in (("tidegate/d/down/ack", said), ("tidegate/d/down/ack", b"[]"),
+                           ("tidegate/d/up", said), ("x/d/down/ack", said)):
+        sent = publish(Publish(topic, payload, 0, False, False, 0))
+        promises.tap(LINK, "down", sent[:5])  # type: ignore[arg-type]
+        promises.tap(LINK, "down", sent[5:])  # type: ignore[arg-type]
+        promises.tap(LINK, "up", sent)  # type: ignore[arg-type]
+    assert promises.acked_ns(Record("d", "aa", 2, 7)) > 0
+    assert promises.acked_ns(Record("d", "aa", 2, 8)) == 0
+    assert promises.acked_ns(Record("d", "aa", 1, 1)) == 0

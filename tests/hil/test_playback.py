@@ -45,7 +45,7 @@ def recording(tmp_path: Path) -> Path:
 
 def test_playback_sets_the_world(recording: Path) -> None:
     world = World()
-    asyncio.run(Playback(recording, world).run(speed=1000))
+    asyncio.run(Playback(recording).run(world, speed=1000))
     last = json.loads(LOG.read_text().splitlines()[58])["payload"]
     assert world.get("air", "temperature_c") == json.loads(last)["temperature_c"]
     assert world.get("flow", "humidity_pct") == json.loads(last)["humidity_pct"]
@@ -55,7 +55,28 @@ def test_playback_without_values_is_refused(tmp_path: Path) -> None:
     with create(tmp_path / "r", new_header("test")) as writer:
         writer.write(publish_event(0, "c", "t", b"on"))
     with pytest.raises(RecordingError, match="no values"):
-        Playback(tmp_path / "r", World())
+        Playback(tmp_path / "r")
+
+
+def playback_of(path: Path, *payloads: object) -> Playback:
+    with create(path, new_header("test")) as writer:
+        for number, payload in enumerate(payloads):
+            writer.write(publish_event(number * 1000, "c", "t", json.dumps(payload).encode()))
+    return Playback(path, {"temp-C": "temperature_c", "lux": "light_lx"})
+
+
+def test_playback_names_what_a_recording_calls_otherwise(tmp_path: Path) -> None:
+    found = playback_of(tmp_path / "r", {"temp-C": 3, "hum": 4}, {"lux": 5}, {"temp-C": 6})
+    assert [step.values for step in found.steps] == [
+        {"temperature_c": 3.0}, {"light_lx": 5.0}, {"temperature_c": 6.0}]
+    assert found.at_first() == {"air": {"temperature_c": 3.0, "light_lx": 5.0}}
+
+
+def test_playback_at_first_by_place(tmp_path: Path) -> None:
+    found = playback_of(tmp_path / "r", DATA, {"sensor": "bed", "values": {"lux": 7}}, {"lux": 8},
+                        {"sensor": "air", "values": {"temperature_c": 9}})
+    assert found.at_first() == {"air": {"temperature_c": -2.0, "light_lx": 8.0},
+                                "bed": {"light_lx": 7.0}}
 
 
 def test_recording_as_traffic_passes(recording: Path, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tools.hil.bench import Bench
-from tools.hil.run import Run, run_scenario
+from tools.hil.bench import Bench, NoBoardError
+from tools.hil.faults import FAULTS
+from tools.hil.judgement import STAGES, Judgement
+from tools.hil.outcome import Run
+from tools.hil.run import run_scenario
 from tools.hil.scenario import load, names, parse
 
 NAMED = ["board-brownout", "broker-restart", "clock-jump-at-boot", "corrupted-frames",
@@ -69,6 +72,61 @@ def test_planted_fault_is_named(tmp_path: Path, fault: str, broken: str, kind: s
     assert threading.active_count() == before
 
 
+BOARD = """
+title = "a board and a gateway that drops one of its records"
+seconds = 6
+drain_s = 4
+expect = ["lost = 0"]
+[boards]
+count = 1
+"""
+
+
+def test_record_that_the_gateway_dropped_is_named(tmp_path: Path) -> None:
+    verdict = play(BOARD, tmp_path, fault="drop-one").verdict
+    assert verdict.outcome == "FAIL", verdict.line
+    assert [(one.kind, one.why) for one in verdict.offences] == [
+        ("lost", "the gateway acknowledged it and never sent it")]
+    assert verdict.offences[0].what.startswith("virtual-1 life ")
+    assert all(verdict.stages[name].count > 5 for name in STAGES)
+
+
+EVERY = """
+title = "every fault there is, one after the other"
+seconds = 30
+drain_s = 20
+expect = ["gateway_ended = 0", "boots > 2", "cuts > 0", "corrupted > 0"]
+[boards]
+count = 1
+needs = ["wifi", "power", "brownout"]
+[[traffic]]
+qos = 1
+[[traffic]]
+name = "garbled"
+qos = 1
+link = "noisy"
+judged = false
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_each_fault_can_be_done_and_taken_back(tmp_path: Path) -> None:
+    """A fault that could not be done makes the run INVALID, with its name."""
+    share = 0.9 / len(FAULTS)
+    text = EVERY + "".join(
+        f'[[fault]]\ndo = "{name}"\nat = {0.05 + share * index:.3f}\n'
+        f"until = {0.05 + share * (index + 0.6):.3f}\n"
+        'link = "noisy"\ncorrupt = 0.02\nlatency_ms = 50\njitter_ms = 50\nbytes_per_s = 9000\n'
+        for index, name in enumerate(FAULTS))
+    run = play(text, tmp_path)
+    assert run.verdict.outcome == "PASS", run.verdict.line
+    done = [moment.what for moment in run.moments if moment.kind == "fault"]
+    assert len(done) == len(FAULTS)
+    back = [moment.what for moment in run.moments if moment.kind == "heal"]
+    assert len(back) == sum(kind.end is not None for kind in FAULTS.values())
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("reconnect-storm", 3)])
 def test_scenario_shortened_passes(tmp_path: Path, name: str, seconds: float) -> None:
     verdict = play(name, tmp_path, seconds=seconds).verdict
@@ -89,11 +147,28 @@ def test_fault_that_could_not_be_done_is_invalid(tmp_path: Path) -> None:
     assert "no connection on the noisy link" in verdict.line
 
 
+def valid(name: str, folder: Path, bench: Bench) -> Judgement:
+    """Play a scenario; again where the machine was too busy to replay in time: that shows nothing.
+
+    Three times at most; the last verdict counts, whatever it is.
+    """
+    for attempt in range(3):
+        (folder / str(attempt)).mkdir()
+        verdict = play(name, folder / str(attempt), bench=bench).verdict
+        if not (verdict.invalid and all("replay was late" in why for why in verdict.invalid)):
+            break
+        print(f"{name}, attempt {attempt + 1}: {verdict.line}")
+    return verdict
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [*NAMED, "disk-full", "random-cuts"])
 def test_scenario_in_full_passes(tmp_path: Path, name: str, bench: Bench) -> None:
-    verdict = play(name, tmp_path, bench=bench).verdict
+    try:
+        verdict = valid(name, tmp_path, bench)
+    except NoBoardError as error:
+        pytest.skip(str(error))
     assert verdict.outcome == "PASS", (verdict.line, verdict.offences)
 
 

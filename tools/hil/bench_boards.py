@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import serial
-
-from tools.hil.bench import Entry, NoBoardError
+from tools.hil.bench import Entry
 from tools.judge import told_record
 from tools.ports import HOST
 from tools.verdict import Record
@@ -22,7 +19,6 @@ from tools.virtual.world import World
 FIRMWARE = Path(__file__).resolve().parent.parent.parent / "device"
 WIFI = {"ssid": "bench", "password": "not-a-secret"}
 BROWNOUT_S = 5.0
-BAUD = 115_200
 
 
 class Ledger:
@@ -56,12 +52,23 @@ class Ledger:
             self._log.close()
 
 
+class Surroundings(Protocol):
+    """What a board's sensors feel: a World, or a Feeder of a real board."""
+
+    def set(self, place: str, **quantities: float) -> None:
+        """Set quantities of a place, which is a sensor's name."""
+
+
 class BenchBoard(Protocol):
     """What a scenario does with a board. power_cut, brownout and wifi need those features."""
 
     name: str
     ledger: Ledger
     console: Console
+
+    @property
+    def world(self) -> Surroundings:
+        """What its sensors feel."""
 
     def start(self) -> None:
         """Give it power and listen to its console."""
@@ -86,11 +93,11 @@ class BenchBoard(Protocol):
         """How often its firmware began, as far as can be seen."""
 
 
-def settings(name: str, port: int, period_s: float = 0.5) -> dict[str, Any]:
+def settings(name: str, port: int, period_s: float = 0.5, host: str = HOST) -> dict[str, Any]:
     """Return the /config.json of a virtual board: air and soil, told of on the console."""
     return {
         "device": name, "board": "virtual", "wifi": WIFI, "hold_ms": 200, "tell": True,
-        "gateway": {"host": HOST, "port": port, "keepalive_s": 5, "retry_max_s": 2},
+        "gateway": {"host": host, "port": port, "keepalive_s": 5, "retry_max_s": 2},
         "sensors": [
             {"kind": "dht22", "name": "air", "pin": 4, "period_s": max(2.0, period_s)},
             {"kind": "ds18b20", "name": "flow", "pin": 5, "period_s": max(1.0, period_s)},
@@ -104,13 +111,14 @@ class Virtual:
     """A virtual board of the bench with the firmware in device/."""
 
     def __init__(self, entry: Entry, folder: Path, port: int, *, world: World | None = None,
-                 config: Mapping[str, Any] | None = None, period_s: float = 0.5) -> None:
+                 config: Mapping[str, Any] | None = None, period_s: float = 0.5,
+                 host: str = HOST) -> None:
         self.name = entry.name
         self.ledger = Ledger(entry.name, folder / f"{entry.name}.console.log")
         self.world = world or World()
         self.board = VirtualBoard(
             image=folder / f"{entry.name}.img", board=entry.kind, files=FIRMWARE,
-            config=config or settings(entry.name, port, period_s), world=self.world,
+            config=config or settings(entry.name, port, period_s, host), world=self.world,
             on_line=self.ledger.line)
         self.console = self.board.console
 
@@ -146,106 +154,3 @@ class Virtual:
     def boots(self) -> int:
         """How often its firmware began."""
         return self.board.boots
-
-
-class Relay:
-    """A relay in a board's supply, driven by gpiozero. At rest the board has power."""
-
-    def __init__(self, pin: int) -> None:
-        from gpiozero import OutputDevice
-
-        self._device = OutputDevice(pin, initial_value=False)
-
-    def cut(self) -> None:
-        """Let it draw: the board has no power."""
-        self._device.on()
-
-    def rest(self) -> None:
-        """Let it fall: the board has power."""
-        self._device.off()
-
-    def close(self) -> None:
-        """Leave it at rest."""
-        self._device.off()
-        self._device.close()
-
-
-class Real:
-    """A board on a serial port; its settings and firmware are on it already."""
-
-    def __init__(self, entry: Entry, folder: Path) -> None:
-        self.name, self._entry = entry.name, entry
-        self.ledger = Ledger(entry.name, folder / f"{entry.name}.console.log")
-        self.console = Console(self.ledger.line)
-        self._relay = Relay(entry.relay) if entry.relay is not None else None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._listen, name=entry.name, daemon=True)
-        self._port: serial.Serial | None = None
-
-    def _open(self) -> serial.Serial:
-        path = self._entry.find_port()
-        if path is None:
-            raise NoBoardError(f"{self.name} is not plugged in")
-        return serial.Serial(path, BAUD, timeout=0.1, exclusive=True)
-
-    def start(self) -> None:
-        """Listen to its console."""
-        self._port = self._open()
-        self._thread.start()
-
-    def _listen(self) -> None:
-        while not self._over.is_set():
-            try:
-                if self._port is None:
-                    self._port = self._open()
-                self.console.feed(self._port.read(4096))
-            except (OSError, NoBoardError, serial.SerialException):  # its power is cut
-                self._shut()
-                self._over.wait(0.1)
-        self._shut()
-
-    def _shut(self) -> None:
-        port, self._port = self._port, None
-        if port is not None:
-            with suppress(OSError):
-                port.close()
-
-    def type_in(self, data: bytes) -> None:
-        """Type on its console."""
-        if self._port is None:
-            raise NoBoardError(f"{self.name} is not plugged in")
-        self._port.write(data)
-
-    def stop(self) -> None:
-        """Leave it with its power on."""
-        self._over.set()
-        self._thread.join()
-        if self._relay is not None:
-            self._relay.close()
-        self.ledger.close()
-
-    def power_on(self) -> None:
-        """Give it power."""
-        self._need_relay().rest()
-
-    def power_cut(self) -> None:
-        """Take its power."""
-        self._need_relay().cut()
-
-    def brownout(self) -> None:
-        """Say that this cannot be aimed at a flash write on a real board."""
-        raise NoBoardError(f"{self.name}: a brownout in a flash write needs a virtual board")
-
-    def wifi(self, on: bool) -> None:
-        """Say that the bench has no hand on a real access point."""
-        raise NoBoardError(f"{self.name}: the access point of a real board cannot be switched")
-
-    def _need_relay(self) -> Relay:
-        if self._relay is None:
-            raise NoBoardError(f"{self.name} has no relay")
-        return self._relay
-
-    @property
-    def boots(self) -> int:
-        """How often its firmware's first line was seen."""
-        return sum(line.startswith("tidegate ") for line in self.console.lines)

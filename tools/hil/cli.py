@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -130,10 +133,18 @@ def record_gateway(device: str | None, upstream: str | None, seconds: float | No
     _tell(f"{writer.count} events")
 
 
-def _import(events: Iterable[Event], source: str, out: Path) -> None:
+def _import(make: Callable[[recorder.Began], Iterator[Event]], source: str, out: Path) -> None:
+    """Write what `make` gives, with its own time as the recording's begin."""
+    began: list[datetime] = []
     try:
-        with create(out, new_header(source)) as writer:
-            for event in events:
+        events = make(began.append)
+        first = next(events, None)
+    except RecordingError as error:
+        _stop(error)
+    header = new_header(source, when=began[0] if began else None)
+    try:
+        with create(out, header) as writer:
+            for event in chain([first] if first else [], events):
                 writer.write(event)
     except (RecordingError, OSError) as error:
         if str(out) != "-":
@@ -148,7 +159,8 @@ def _import(events: Iterable[Event], source: str, out: Path) -> None:
 @_OUT
 def record_log(log: Path, client_level: int, out: Path) -> None:
     """Import a log of `mosquitto_sub -F %j` (or %J)."""
-    _import(recorder.import_log_file(log, client_level=client_level), f"log {log.name}", out)
+    _import(lambda began: recorder.import_log_file(log, client_level=client_level,
+                                                   on_begin=began), f"log {log.name}", out)
 
 
 @record.command("pcap")
@@ -163,7 +175,16 @@ def record_pcap(capture: Path, ports: tuple[int, ...], out: Path) -> None:
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"this needs {error.name}: pip install 'tidegate[tools]'") from error
-    _import(import_pcap(capture, ports), f"pcap {capture.name}", out)
+    _import(lambda began: import_pcap(capture, ports, on_begin=began), f"pcap {capture.name}",
+            out)
+
+
+def _someone_at(host: str, port: int) -> None:
+    """Raise OSError where nobody listens: to find out after an hour is too late."""
+    try:
+        socket.create_connection((host, port), timeout=5.0).close()
+    except OSError as error:
+        raise OSError(f"{host}:{port}: nobody to replay to: {error.strerror or error}") from error
 
 
 @hil.command()
@@ -194,6 +215,7 @@ def replay(recording: Path, host: str, port: int, speed: float, loops: int, clie
                TimeElapsedColumn())
     try:
         read_header(recording)
+        _someone_at(host, port)
         with Progress(*columns, console=console, transient=True) as shown:
             task = shown.add_task("", total=None)
             player = Replay(
@@ -237,3 +259,4 @@ def show(recording: Path) -> None:
 hil.add_command(run_cli.run)
 hil.add_command(run_cli.boards)
 hil.add_command(run_cli.check)
+hil.add_command(run_cli.give_back)

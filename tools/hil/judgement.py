@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from tools.hil.actor import Item
+from tools.hil.evidence import Evidence
 from tools.hil.histogram import Histogram
 from tools.hil.scenario import Expectation
-from tools.hil.sights import Sights
 from tools.judge import Arrival, record_of
 from tools.verdict import Message, Occurrence, Record, judge_records, judge_stream
 
@@ -51,38 +51,6 @@ class Offence:
     t_s: float | None = None
 
 
-@dataclass(frozen=True)
-class WillOwed:
-    """How often a client's will may arrive."""
-
-    client: str
-    message: Message
-    least: int
-    most: int
-
-
-@dataclass
-class Evidence:
-    """All that was seen of a run. Times are monotonic [ns]. told: a board's record → when.
-
-    owed_records: those of `told` that must arrive. wall_offset_s: wall clock less monotonic.
-    invalid: why the run cannot be judged. measured: further numbers, see SEEN.
-    """
-
-    began_ns: int
-    items: Sequence[Item]
-    arrivals: Sequence[Arrival]
-    sights: Sights
-    upgrade: int = 0
-    told: Mapping[Record, int] = field(default_factory=dict)
-    owed_records: frozenset[Record] = frozenset()
-    wills: Sequence[WillOwed] = ()
-    healed_ns: int = 0
-    wall_offset_s: float = 0.0
-    invalid: list[str] = field(default_factory=list)
-    measured: dict[str, float] = field(default_factory=dict)
-
-
 @dataclass
 class Judgement:
     """The verdict of a run; `outcome` is PASS, FAIL or INVALID."""
@@ -99,7 +67,8 @@ class Judgement:
         """The verdict in one line."""
         told = " ".join(f"{name}={self.measured[name]:g}" for name in COUNTS[:5])
         broken = ", ".join(text for text, holds in self.expectations if not holds)
-        why = "; ".join(self.invalid) if self.outcome == "INVALID" else broken
+        why = "; ".join(self.invalid) if self.outcome == "INVALID" else (
+            broken and f"does not hold: {broken}")
         return f"verdict: {self.outcome} {told}" + (f" | {why}" if why else "")
 
 
@@ -180,21 +149,25 @@ class _Judge:
         if kind == "duplicated":
             return self.evidence.sights.why_doubled(message, allowed)
         if kind == "reordered":
-            return "a later one of its topic arrived before it"
+            return "a later one arrived before it"
         return "nobody sent it"
 
     def _latency(self, item: Item, arrival: Arrival) -> None:
         if item.sent_ns < self.evidence.healed_ns:
             self._last_ns = max(self._last_ns, arrival.t_ns)
-        stages = [self.stages[name] for name in STAGES]
-        if item.acked_ns:
-            stages[0].add((item.acked_ns - item.sent_ns) / 1e6)
         sights = self.evidence.sights.seen.get(arrival.message)
-        if sights:
-            on_wire_ns = sights[0].times_ns[0]
-            stages[1].add((on_wire_ns - item.sent_ns) / 1e6)
-            stages[2].add((arrival.t_ns - on_wire_ns) / 1e6)
-        stages[3].add((arrival.t_ns - item.sent_ns) / 1e6)
+        self._stages(item.sent_ns, item.acked_ns, sights[0].times_ns[0] if sights else 0,
+                     arrival.t_ns)
+
+    def _stages(self, sent_ns: int, acked_ns: int, on_wire_ns: int, came_ns: int) -> None:
+        """Count the latency of one message in each stage; 0 for a time that is not known."""
+        stages = [self.stages[name] for name in STAGES]
+        if acked_ns:
+            stages[0].add((acked_ns - sent_ns) / 1e6)
+        if on_wire_ns:
+            stages[1].add((on_wire_ns - sent_ns) / 1e6)
+            stages[2].add((came_ns - on_wire_ns) / 1e6)
+        stages[3].add((came_ns - sent_ns) / 1e6)
 
     def _flags(self, named: Mapping[Occurrence, Item]) -> None:
         """Compare QoS and retain on the wire with what was asked for."""
@@ -242,13 +215,24 @@ class _Judge:
         for kind in ("produced", "delivered", "lost", "duplicated", "reordered", "invented"):
             self.measured[kind] += getattr(verdict, kind)
         self.measured["records"] = verdict.produced
+        on_wire = evidence.sights.records()
+        by_text = {str(name): name for name in [*evidence.told, *arrived]}
         for offence in verdict.offences:
-            self.blame(offence.kind, offence.what)
+            name = by_text[offence.what]
+            self.blame(offence.kind, name, self._why_record(offence.kind, name, on_wire.get(name)),
+                       evidence.told.get(name, 0))
         for name, t_ns in evidence.told.items():
             if name in first:
                 if t_ns < evidence.healed_ns:
                     self._last_ns = max(self._last_ns, first[name].t_ns)
-                self.stages[STAGES[3]].add((first[name].t_ns - t_ns) / 1e6)
+                sights = evidence.sights.seen.get(first[name].message)
+                self._stages(t_ns, evidence.promises.acked_ns(name),
+                             sights[0].times_ns[0] if sights else 0, first[name].t_ns)
+
+    def _why_record(self, kind: str, name: Record, sent: Message | None) -> str:
+        if kind == "lost" and not self.evidence.promises.acked_ns(name):
+            return "the gateway never acknowledged it; the board holds it, or lost it"
+        return self._why(kind, sent or Message("", b""), 1)
 
     def _time_of(self, name: Record, arrival: Arrival) -> None:
         """Compare the time in a record with when its board told of it; null is no lie."""

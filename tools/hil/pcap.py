@@ -12,8 +12,9 @@ Rules:
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -160,10 +161,12 @@ def _frames(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
         yield link, round(float(seconds) * 1e6) * 1000, frame
 
 
-def import_pcap(path: Path, ports: Collection[int] = (1883,)) -> Iterator[Event]:
+def import_pcap(path: Path, ports: Collection[int] = (1883,), *,
+                on_begin: Callable[[datetime], None] = lambda when: None) -> Iterator[Event]:
     """Read what MQTT clients said in a pcap or pcapng file, as events. Raises RecordingError.
 
-    Held in memory are the bytes that wait for a hole to be filled, not the file.
+    on_begin: gets the time of the first frame, before any event is given. Held in memory are the
+    bytes that wait for a hole to be filled, not the file.
     """
     ready: list[Event] = []
     tap = Wiretap(ready.append)
@@ -173,7 +176,9 @@ def import_pcap(path: Path, ports: Collection[int] = (1883,)) -> Iterator[Event]
     try:
         with path.open("rb") as file:
             for link, at_ns, frame in _frames(file):
-                began_ns = at_ns if began_ns is None else began_ns
+                if began_ns is None:
+                    began_ns = at_ns
+                    on_begin(datetime.fromtimestamp(at_ns / 1e9, UTC))
                 last_ns = max(last_ns, at_ns - began_ns)
                 packet = _ip_of(link, frame)
                 if packet is not None:

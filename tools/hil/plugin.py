@@ -9,10 +9,10 @@
         ...
 
 `bench` is the hil.toml of `--hil` (a virtual one without), `upstream` a Mosquitto, `gateway` the
-gateway in front of it, `world` what the sensors feel, and `board` a board with all that `needs`
-names, reserved, with its firmware running against the gateway. Where no board has it the test is
-skipped, with the reason. A real board keeps its own firmware and settings: it gets its console
-and its relay from here, not the gateway.
+gateway in front of it, `board` a board with all that `needs` names, reserved, with its firmware
+running against the gateway, and `world` what its sensors feel. Where no board has it the test is
+skipped, with the reason. A real board is on loan: this checkout's firmware, its own Wi-Fi, the
+bench's gateway, and sensors that are fed over its console (tools/hil/loan.py).
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ import pytest
 
 if TYPE_CHECKING:
     from tools.hil.bench import Bench
-    from tools.hil.bench_boards import BenchBoard
+    from tools.hil.bench_boards import BenchBoard, Surroundings
     from tools.hil.carriers import Tidegate
     from tools.mosquitto import Mosquitto
-    from tools.virtual.world import World
 
 needs = pytest.mark.needs
 
@@ -73,33 +72,33 @@ def gateway(tmp_path: Path, upstream: Mosquitto) -> Iterator[Tidegate]:
 
 
 @pytest.fixture
-def world() -> World:
-    """Give what virtual sensors feel."""
-    from tools.virtual.world import World
-
-    return World()
-
-
-@pytest.fixture
-def board(request: pytest.FixtureRequest, bench: Bench, world: World, tmp_path: Path
-          ) -> Iterator[BenchBoard]:
+def board(request: pytest.FixtureRequest, bench: Bench, tmp_path: Path) -> Iterator[BenchBoard]:
     """Give a running board that has what the test needs."""
     from tools.hil.bench import NoBoardError
-    from tools.hil.bench_boards import Real, Virtual
+    from tools.hil.bench_boards import Virtual
+    from tools.hil.real_board import Real
+    from tools.proxy_thread import ProxyThread
 
     wanted = [feature for mark in request.node.iter_markers("needs") for feature in mark.args]
     try:
         with bench.take(wanted) as entry:
-            found: BenchBoard
-            if entry.virtual:
-                gateway: Tidegate = request.getfixturevalue("gateway")
-                found = Virtual(entry, tmp_path / "boards", gateway.port, world=world)
-            else:
-                found = Real(entry, tmp_path / "boards")
-            try:
-                found.start()
-                yield found
-            finally:
-                found.stop()
+            gateway: Tidegate = request.getfixturevalue("gateway")
+            with ProxyThread(gateway.port, host=bench.host) as link:
+                found: BenchBoard
+                if entry.virtual:
+                    found = Virtual(entry, tmp_path / "boards", link.port, host=bench.host)
+                else:
+                    found = Real(entry, tmp_path / "boards", bench.host, link.port)
+                try:
+                    found.start()
+                    yield found
+                finally:
+                    found.stop()
     except NoBoardError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def world(board: BenchBoard) -> Surroundings:
+    """Give what the sensors of `board` feel."""
+    return board.world

@@ -20,6 +20,7 @@ from tools.hil.recording import Event, RecordingError, Writer, publish_event
 from tools.hil.wiretap import Wiretap
 from tools.proxy import Direction, Link, Proxy
 
+Began = Callable[[datetime], None]
 UNKNOWN = "recorded"
 """The client of a message whose sender a subscriber cannot know."""
 
@@ -150,10 +151,11 @@ class WireRecorder:
                     await proxy.stop()
 
 
-def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0
-               ) -> Iterator[Event]:
+def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0,
+               on_begin: Began = lambda when: None) -> Iterator[Event]:
     """Read a log of `mosquitto_sub -F %j` (or %J) as events. Raises RecordingError.
 
+    on_begin: gets the time of the first line, before its event is given.
     The log has wall-clock times; one that goes back (a clock that was set) counts as no time.
     """
     began: datetime | None = None
@@ -169,7 +171,9 @@ def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0
         except (ValueError, KeyError, TypeError) as error:
             raise RecordingError(f"{name}: line {number}: not a line of mosquitto_sub -F %j: "
                                  f"{error!r}") from error
-        began = began or when
+        if began is None:
+            began = when
+            on_begin(when)
         last_ns = max(last_ns, round((when - began).total_seconds() * 1e6) * 1000)
         if not isinstance(payload, str):  # %J: the payload as JSON
             payload = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)
@@ -181,10 +185,12 @@ def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0
         yield event
 
 
-def import_log_file(path: Path, *, client_level: int = 0) -> Iterator[Event]:
+def import_log_file(path: Path, *, client_level: int = 0,
+                    on_begin: Began = lambda when: None) -> Iterator[Event]:
     """Read a log file; see import_log."""
     try:
         with path.open(encoding="utf-8") as file:
-            yield from import_log(file, name=str(path), client_level=client_level)
+            yield from import_log(file, name=str(path), client_level=client_level,
+                                  on_begin=on_begin)
     except (OSError, UnicodeDecodeError) as error:
         raise RecordingError(f"{path}: {error}") from error

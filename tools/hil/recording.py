@@ -135,9 +135,10 @@ class Writer:
         self.count += 1
 
 
-def new_header(source: str, **running: Any) -> Header:
-    """Make the header of a recording that begins now."""
-    began = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def new_header(source: str, *, when: datetime | None = None, **running: Any) -> Header:
+    """Make the header of a recording that began then, or begins now."""
+    at = (when or datetime.now(UTC)).astimezone(UTC)
+    began = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     python = f"CPython {sys.version_info.major}.{sys.version_info.minor}"
     return Header(began=began, source=source, running={"python": python, **running})
 

@@ -126,7 +126,7 @@ class Replay:
     async def play(self, events: Iterable[Event]) -> None:
         """Play all events; the clients stay connected."""
         ticking = asyncio.create_task(self._tick())
-        self.began_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
+        self.began_ns = time.monotonic_ns() + (int(LEAD_S * 1e9) if self._speed else 0)
         done = 0
         try:
             for event in events:

@@ -15,16 +15,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from tools.hil import traffic as made
 from tools.hil.bench import Bench, NoBoardError
+from tools.hil.evidence import Evidence, WillOwed
 from tools.hil.faults import FAULTS, FaultError
-from tools.hil.judgement import Evidence, Judgement, WillOwed, judge
-from tools.hil.replay import Replay, Report
+from tools.hil.feeder import Feeder
+from tools.hil.judgement import judge
+from tools.hil.outcome import Moment, Run
+from tools.hil.replay import Replay
 from tools.hil.scenario import Fault, Scenario, Traffic
 from tools.hil.site import Site, wall_offset_s
 from tools.judge import Arrival, record_of
@@ -34,38 +36,6 @@ from tools.verdict import Message, Record
 SETTLE_S = 0.4
 DEPTH_EVERY_S = 0.25
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Something that was done at t_s [s]; kind: fault, heal or note."""
-
-    t_s: float
-    kind: str
-    what: str
-
-
-@dataclass
-class Run:
-    """A scenario's run, with all that a report shows. sent, arrived: (t_s, lane) of each."""
-
-    scenario: Scenario
-    seconds: float
-    began_ns: int
-    moments: list[Moment] = field(default_factory=list)
-    depth: list[tuple[float, int]] = field(default_factory=list)
-    sent: list[tuple[float, str]] = field(default_factory=list)
-    arrived: list[tuple[float, str]] = field(default_factory=list)
-    replays: list[Report] = field(default_factory=list)
-    logs: dict[str, str] = field(default_factory=dict)
-    judgement: Judgement | None = None
-
-    @property
-    def verdict(self) -> Judgement:
-        """The verdict; RuntimeError before there is one."""
-        if self.judgement is None:
-            raise RuntimeError("not judged yet")
-        return self.judgement
 
 
 class _Runner:
@@ -92,12 +62,15 @@ class _Runner:
         scenario, seconds = self.site.scenario, self.run.seconds
         self.run.began_ns = time.monotonic_ns()
         watching = [asyncio.create_task(self._watch())]
-        watching += [asyncio.create_task(playback.run()) for playback in self.site.playbacks]
+        if self.site.playback is not None:
+            watching += [asyncio.create_task(self.site.playback.run(
+                board.world, scenario.boards.speed)) for board in self.site.boards]
         scale = seconds / scenario.seconds
         playing = []
         for traffic in scenario.traffic:
             fast = not traffic.rate_per_s and not traffic.recording
             replay = Replay(self.site.links[traffic.link].port, keep=True, clean=False,
+                            host=self.site.bench.host,
                             speed=0.0 if fast else traffic.speed,
                             budget_ms=0.0 if fast else traffic.late_p99_ms)
             self.replays.append((traffic, replay))
@@ -149,6 +122,10 @@ class _Runner:
                 self.vanished.add(name)
         if self.vanished:
             self.note("note", f"{len(self.vanished)} clients vanish without DISCONNECT")
+        for board in self.site.boards:
+            if isinstance(board.world, Feeder):
+                self.note("note", f"{board.name} felt {board.world.felt} values; "
+                          f"{board.world.passed_over} were set anew before they could be fed")
         missing = self._owed()
         self.owed_records = frozenset(self.site.told())
         self.note("note", f"{sum(missing.values()) + len(self.owed_records)} messages are owed")
@@ -257,7 +234,7 @@ class _Runner:
         return Evidence(
             self.run.began_ns, items, self._judged(), site.sights, site.scenario.gateway.upgrade,
             site.told(), self.owed_records, self.wills(), self.last_heal_ns, wall_offset_s(),
-            self.invalid, measured)
+            self.invalid, measured, site.promises)
 
     def _judged(self) -> list[Arrival]:
         """Give the arrivals that count: what unjudged clients sent may be damaged, topic too."""
@@ -289,19 +266,21 @@ class _Runner:
 
 async def run_scenario(scenario: Scenario, folder: Path, bench: Bench, *, seconds: float = 0.0,
                        carrier: str = "tidegate", fault: str = "",
-                       say: Say = lambda line: None) -> Run:
-    """Run a scenario and judge it. seconds: its length [s], 0 for its own. fault, carrier: see
-    Site. Raises NoBoardError, ChildError where it could not begin.
+                       say: Say = lambda line: None,
+                       on_arrival: Callable[[Arrival], None] | None = None) -> Run:
+    """Run a scenario and judge it. seconds: its length [s], 0 for its own. fault, carrier,
+    on_arrival: see Site. Raises NoBoardError, ChildError where it could not begin.
     """
     seconds = seconds or scenario.seconds
     run = Run(scenario, seconds, time.monotonic_ns())
     async with Site(scenario, folder, bench, seconds=seconds, carrier=carrier,
-                    fault=fault) as site:
+                    fault=fault, on_arrival=on_arrival) as site:
         runner = _Runner(site, run, say)
         await runner.play()
         run.judgement = judge(runner.evidence(), scenario.expectations)
         runner.lanes()
         run.logs = _logs(folder)
+    run.troubles = site.troubles
     return run
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from tools.board_errors import LinkError
 from tools.debian import FetchError
-from tools.hil import report
+from tools.hil import loan, report
 from tools.hil.bench import NEEDED, Bench, BenchError, NoBoardError, plugged_in
+from tools.hil.outcome import Run
 from tools.hil.recording import RecordingError
-from tools.hil.run import Run, run_scenario
+from tools.hil.run import run_scenario
 from tools.hil.scenario import Scenario, ScenarioError, load, names
 from tools.judge import JudgeError
 from tools.ports import PortError
@@ -35,6 +37,13 @@ def exit_code(runs: list[Run]) -> int:
     """Return 0 where all passed, 3 where one was INVALID, else 1."""
     outcomes = {run.verdict.outcome for run in runs}
     return INVALID if "INVALID" in outcomes else 1 if "FAIL" in outcomes else 0
+
+
+def _warn(bench: Bench) -> None:
+    """Say what cannot work."""
+    if bench.unreachable:
+        click.echo(f"hil: {', '.join(bench.unreachable)}: no real board reaches {bench.host}; "
+                   "name this machine's address in hil.toml: host = \"192.0.2.10\"", err=True)
 
 
 def _interrupt(*_: object) -> None:
@@ -62,15 +71,24 @@ def run(scenarios: tuple[Path, ...], seconds: float | None, hil_toml: Path | Non
     console = Console()
     signal.signal(signal.SIGTERM, _interrupt)
     runs: list[Run] = []
+    skipped = 0
     work = Path(tempfile.mkdtemp(prefix="tidegate-hil-"))
     code = 2
     try:
         bench = load_bench(hil_toml)
         loaded = [load(path) for path in scenarios or map(Path, names())]
+        _warn(bench)
         for scenario in loaded:
-            runs.append(_one(scenario, work, bench, seconds or 0.0, carrier, fault,
-                             None if quiet else console))
-        code = exit_code(runs)
+            try:
+                runs.append(_one(scenario, work, bench, seconds or 0.0, carrier, fault,
+                                 None if quiet else console))
+            except NoBoardError as error:
+                skipped += 1
+                click.echo(f"hil: {scenario.name} did not run: {error}", err=True)
+                continue
+            for trouble in runs[-1].troubles:
+                click.echo(f"hil: {trouble}", err=True)
+        code = 2 if skipped else exit_code(runs)
     except (ScenarioError, BenchError, *BROKEN) as error:
         click.echo(f"hil: error: {error}", err=True)
     except KeyboardInterrupt:
@@ -139,5 +157,32 @@ def check(hil_toml: Path | None) -> None:
     if len(missing) == len(bench.entries):
         click.echo(f"hil: error: none is plugged in: {', '.join(missing)}", err=True)
         sys.exit(2)
+    _warn(bench)
     click.echo(f"bench: {', '.join(entry.name for entry in bench.entries)}"
                + (f"; not plugged in: {', '.join(missing)}" if missing else ""))
+
+
+@click.command("give-back")
+@click.argument("hil_toml", type=click.Path(path_type=Path))
+def give_back(hil_toml: Path) -> None:
+    """Give real boards their own settings back, after a run that could not.
+
+    Each run does it by itself, unless the board or the bench was gone at its end.
+    """
+    try:
+        bench = Bench.load(hil_toml)
+    except BenchError as error:
+        click.echo(f"hil: error: {error}", err=True)
+        sys.exit(2)
+    code = 0
+    for entry in bench.entries:
+        if entry.virtual:
+            continue
+        try:
+            with bench.take_entry(entry):
+                was = loan.give_back(entry.find_port() or "")
+            click.echo(f"{entry.name}: {'has its own settings again' if was else 'has its own'}")
+        except (LinkError, NoBoardError) as error:
+            click.echo(f"hil: error: {entry.name}: {error}", err=True)
+            code = 2
+    sys.exit(code)

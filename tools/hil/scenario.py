@@ -54,13 +54,16 @@ class Traffic(msgspec.Struct, forbid_unknown_fields=True):
 class Boards(msgspec.Struct, forbid_unknown_fields=True):
     """`[boards]`: boards with the firmware. needs: features that each must have.
 
-    playback: a recording whose values the sensors feel.
+    playback: a recording whose values the sensors feel, played `speed` times as fast. values:
+    what its own names for values mean, `{"temp-C" = "temperature_c"}`.
     """
 
     count: int = 0
     needs: list[str] = []
     period_s: float = 0.5
     playback: str = ""
+    speed: float = 1.0
+    values: dict[str, str] = {}
 
 
 class GatewaySettings(msgspec.Struct, forbid_unknown_fields=True):

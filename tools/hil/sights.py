@@ -1,4 +1,6 @@
-"""What was seen on the wire between carrier and upstream: the witness for `why`, QoS and retain.
+"""What was seen on the wires: the witness for `why`, QoS and retain.
+
+Sights watches between carrier and upstream, Promises between boards and gateway.
 
 Rules (OASIS MQTT 3.1.1, sections 4.3 and 4.4):
 - A *sight* is one message under one packet identifier. A PUBLISH with DUP, the same identifier
@@ -9,6 +11,7 @@ Rules (OASIS MQTT 3.1.1, sections 4.3 and 4.4):
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 
@@ -22,8 +25,9 @@ from tools.crash_mqtt import (
     Packet,
     parse_publish,
 )
+from tools.judge import record_of
 from tools.proxy import Direction, Link
-from tools.verdict import Message
+from tools.verdict import Message, Record
 
 
 class Sight:
@@ -37,13 +41,11 @@ class Sight:
         self.taken_ns = 0
 
 
-class Sights:
-    """A tap for tools.proxy that keeps every sight, by content."""
+class _Tap:
+    """A tap for tools.proxy that reads packets off each connection."""
 
     def __init__(self) -> None:
-        self.seen: dict[Message, list[Sight]] = defaultdict(list)
         self.unreadable = 0
-        self._open: dict[int, Sight] = {}
         self._decoders: dict[tuple[Link, Direction], Decoder | None] = {}
 
     def tap(self, link: Link, direction: Direction, data: bytes) -> None:
@@ -62,6 +64,18 @@ class Sights:
         """A connection has ended."""
         for direction in ("up", "down"):
             self._decoders.pop((link, direction), None)
+
+    def _packet(self, packet: Packet, direction: Direction) -> None:
+        raise NotImplementedError
+
+
+class Sights(_Tap):
+    """Keeps every sight, by content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Message, list[Sight]] = defaultdict(list)
+        self._open: dict[int, Sight] = {}
 
     def _packet(self, packet: Packet, direction: Direction) -> None:
         if direction == "up":
@@ -104,3 +118,41 @@ class Sights:
         if found > sent:
             return f"the gateway sent it {found} times as new"
         return "the gateway sent it once; the upstream doubled it"
+
+    def records(self) -> dict[Record, Message]:
+        """Return the records of boards that were sent, by name."""
+        found = {}
+        for message in self.seen:
+            name = record_of(message.payload) if "/data/" in message.topic else None
+            if name is not None:
+                found[name] = message
+        return found
+
+
+class Promises(_Tap):
+    """Keeps up to which record the gateway said "I have everything", and when."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str, int], list[tuple[int, int]]] = defaultdict(list)
+
+    def _packet(self, packet: Packet, direction: Direction) -> None:
+        if direction != "down" or packet.kind != PUBLISH:
+            return
+        said = parse_publish(packet)
+        levels = said.topic.split("/")
+        if len(levels) == 4 and levels[0] == "tidegate" and levels[2:] == ["down", "ack"]:
+            self.heard(levels[1], said.payload, time.monotonic_ns())
+
+    def heard(self, device: str, payload: bytes, t_ns: int) -> None:
+        """Take an acknowledgement of docs/contract.md."""
+        try:
+            data = json.loads(payload)
+            self._said[device, data["life"], data["boot"]].append((int(data["seq"]), t_ns))
+        except (ValueError, KeyError, TypeError):
+            self.unreadable += 1
+
+    def acked_ns(self, record: Record) -> int:
+        """Return when a record was first acknowledged, 0 for never."""
+        said = self._said.get(record[:3], ())
+        return min((t_ns for seq, t_ns in said if seq >= record.seq), default=0)

@@ -3,8 +3,9 @@
     clients, boards ─▶ devices link ─▶ gateway ─▶ upstream link ─▶ Mosquitto ◀─ subscriber
                        noisy link ──────▲
 
-The subscriber is at the broker itself, with a session that outlives its restarts. Everything is
-on loopback. Children are started from one thread that lives as long as the site (tools.procs).
+The subscriber is at the broker itself, with a session that outlives its restarts. The two links
+that devices connect to listen on the bench's `host`, all else on loopback. Children are started
+from one thread that lives as long as the site (tools.procs).
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from tools.hil.bench import Bench
-from tools.hil.bench_boards import BenchBoard, Real, Virtual
+from tools.hil.bench import Bench, Entry, NoBoardError
+from tools.hil.bench_boards import BenchBoard, Virtual
 from tools.hil.carriers import Bridge, Carrier, Tidegate, pause
-from tools.hil.playback import Playback
+from tools.hil.playback import EVERYWHERE, Playback
+from tools.hil.real_board import Real
 from tools.hil.scenario import Scenario
-from tools.hil.sights import Sights
+from tools.hil.sights import Promises, Sights
 from tools.judge import Arrival, Subscriber
 from tools.mosquitto import Mosquitto
 from tools.procs import ChildError
@@ -49,8 +51,9 @@ class Site:
         self.scenario, self.folder, self.bench, self.seconds = scenario, folder, bench, seconds
         self.boards: list[BenchBoard] = []
         self.links: dict[str, Proxy] = {}
-        self.sights = Sights()
-        self.playbacks: list[Playback] = []
+        self.sights, self.promises = Sights(), Promises()
+        self.playback: Playback | None = None
+        self.troubles: list[str] = []
         self.gateway_meant_down = False
         self._carrier, self._fault, self._on_arrival = carrier, fault, on_arrival
         self._stack = ExitStack()
@@ -90,8 +93,11 @@ class Site:
         self.gateway = self._make_carrier(up.port)
         await self.in_thread(self.gateway.start)
         for name in ("devices", "noisy"):
-            self.links[name] = Proxy(self.gateway.port, seed=1)
+            self.links[name] = Proxy(self.gateway.port, seed=1, host=self.bench.host)
             await self.links[name].start()
+        if self.scenario.boards.count:
+            devices = self.links["devices"]
+            devices.tap, devices.on_end = self.promises.tap, self.promises.forget
         await self._boards()
 
     def _make_carrier(self, upstream_port: int) -> Carrier:
@@ -111,27 +117,34 @@ class Site:
 
     async def _boards(self) -> None:
         wanted = self.scenario.boards
+        if wanted.playback:
+            self.playback = Playback(Path(self.scenario.folder) / wanted.playback, wanted.values)
         for _ in range(wanted.count):
-            entry = self._stack.enter_context(self.bench.take(wanted.needs))
-            board: BenchBoard
-            if entry.virtual:
-                board = Virtual(entry, self.folder / "boards", self.links["devices"].port,
-                                period_s=wanted.period_s)
-                if wanted.playback:
-                    path = Path(self.scenario.folder) / wanted.playback
-                    self.playbacks.append(Playback(path, board.world))
-            else:
-                board = Real(entry, self.folder / "boards")
+            board = self._board(self._stack.enter_context(self.bench.take(wanted.needs)))
             self.boards.append(board)
             await self.in_thread(board.start)
         deadline_s = time.monotonic() + ONLINE_S
         for board in self.boards:
             while not board.ledger.records():
                 if time.monotonic() > deadline_s:
-                    last = board.console.lines[-1:] or ["nothing"]
+                    said = [line for line in board.console.lines if " not usable" in line]
+                    last = [*board.console.lines[-1:], *said] or ["nothing"]
                     raise ChildError(f"{board.name} told of no record in {ONLINE_S:.0f} s; it "
-                                     f"said {last[0]!r}")
+                                     f"said {last[-1]!r}")
                 await asyncio.sleep(0.05)
+
+    def _board(self, entry: Entry) -> BenchBoard:
+        """Make a board that feels the first values of the recording, where there is one."""
+        folder, port, period_s = (self.folder / "boards", self.links["devices"].port,
+                                  self.scenario.boards.period_s)
+        if not entry.virtual:
+            feels = self.playback.at_first() if self.playback else None
+            return Real(entry, folder, self.bench.host, port, feels=feels, period_s=period_s)
+        board = Virtual(entry, folder, port, period_s=period_s, host=self.bench.host)
+        for place, values in (self.playback.at_first(EVERYWHERE).items() if self.playback
+                              else ()):
+            board.world.set(place, **values)
+        return board
 
     def told(self) -> dict[Record, int]:
         """Return what all boards told of so far."""
@@ -150,14 +163,18 @@ class Site:
             await self.in_thread(self.gateway.start)
         self.gateway_meant_down = False
         for board in self.boards:
-            if isinstance(board, Virtual):
-                await self.in_thread(partial(board.wifi, True))
+            with suppress(NoBoardError):  # of a real one neither can be taken, or not both
                 await self.in_thread(board.power_on)
+            with suppress(NoBoardError):
+                await self.in_thread(partial(board.wifi, True))
 
     async def close(self) -> None:
         """End everything that was started, whatever state it is in."""
         for board in self.boards:
-            await self.in_thread(board.stop)
+            try:
+                await self.in_thread(board.stop)
+            except ChildError as error:
+                self.troubles.append(str(error))
         if hasattr(self, "subscriber"):
             await self.in_thread(self.subscriber.stop)
         for link in self.links.values():

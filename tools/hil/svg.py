@@ -28,8 +28,8 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") 
 
 def picture(height: float, parts: Iterable[str], label: str) -> str:
     """Return a whole SVG element."""
-    return (f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}" '
-            f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>')
+    return (f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">'
+            f'{"".join(parts)}</svg>')
 
 
 class Timeline:
@@ -66,6 +66,14 @@ class Timeline:
                 f"{self.x(t_s):.1f},{y + height - height * value / (top or 1):.1f}"
                 for t_s, value in points)
             self._parts.append(f'<polyline class="{kind}" points="{path}"/>')
+
+    def marks(self, title: str, times: Sequence[float]) -> None:
+        """Draw a mark at each time [s]; nothing where there is none."""
+        if not times:
+            return
+        y = self._frame(12, title, 0)
+        self._parts += [f'<line class="offence" x1="{self.x(t_s):.1f}" x2="{self.x(t_s):.1f}" '
+                        f'y1="{y:.1f}" y2="{y + 12:.1f}"/>' for t_s in times]
 
     def lanes(self, title: str, lanes: Sequence[str], sent: Iterable[tuple[float, str]],
               arrived: Iterable[tuple[float, str]]) -> None:
