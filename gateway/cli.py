@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 from datetime import timedelta
@@ -84,6 +85,8 @@ def run(path: Path, check: bool) -> None:
     log.set_up(config.log_level)
     from gateway.service import Service
 
+    # Messages make few cycles: looking for them less often saves 5 % of the CPU under load.
+    gc.set_threshold(20_000, 20, 50)
     service = Service(path, config)
     serving = service.run()
     try:

@@ -34,7 +34,7 @@ LOOK_S = 0.01
 # A disk that syncs within FAST_S on average is written from the event loop, if the batch is small:
 # two hand-overs between threads cost as much as the commit.
 FAST_S = 0.001
-SMALL_BYTES = 4096
+SMALL_BYTES = 65_536
 RETRY_S = 1.0
 LAZY_S = 2.0
 DONE_MOST = 500

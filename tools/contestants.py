@@ -137,6 +137,15 @@ class MosquittoSqlite(MosquittoBridge):
         return ["persistence_location {folder}/", f"plugin {plugin}", "plugin_opt_sync full"]
 
 
+class MosquittoNext(MosquittoSqlite):
+    """Mosquitto 2.1 without any persistence."""
+
+    name = "mosquitto-2.1"
+
+    def extra(self) -> list[str]:
+        return []
+
+
 class PahoBridge(Contestant):
     """The obvious bridge: a Mosquitto, and a script with a paho client on either side."""
 
@@ -166,7 +175,7 @@ class PahoBridge(Contestant):
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     kind.name: kind for kind in (Tidegate, MosquittoBridge, MosquittoMemory, MosquittoSqlite,
-                                 PahoBridge)}
+                                 MosquittoNext, PahoBridge)}
 
 
 def paho_bridge(port: int, upstream_port: int, qos: int) -> None:
