@@ -31,6 +31,8 @@ class Peer(Protocol):
     held: list[wire.Publish]
     unacked_bytes: int
     acked_s: float
+    limited: bool  # `over_rate` wants to be asked
+    paused: bool  # by `hold`
 
     def write(self, data: bytes) -> None: ...
     def hold(self, wait: bool) -> None: ...
@@ -172,7 +174,7 @@ class Clients:
         if conn.held:
             conn.held += publishes
             return
-        if conn.over_rate(len(publishes), now_s):
+        if conn.limited and conn.over_rate(len(publishes), now_s):
             conn.hold(True)
         if not conn.unacked_bytes and now_s - conn.acked_s < WAITING_S:
             self._committer.hurry(now_s)
@@ -243,7 +245,8 @@ class Clients:
                 conn.unacked_bytes = 0
             conn.acked_s = now_s
             conn.write(bytes(data))
-            conn.go_on(now_s)
+            if conn.paused:
+                conn.go_on(now_s)
 
     def room(self) -> None:
         """The outbox may have room again: take what was held."""

@@ -61,7 +61,7 @@ class OutboxConfig(Struct, forbid_unknown_fields=True):
     """`[outbox]`: the disk."""
 
     path: str = "outbox.db"
-    commit_ms: float = 450
+    commit_ms: float = 200
     commit_bytes: int = 32_768
     max_size: str = "1 GiB"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from gateway import wire
-from gateway.batch import Entry
+from gateway.batch import LANE_SHIFT, Entry
 from gateway.caution import Caution
 from gateway.commit import RETRY_S, Committer
 from gateway.errors import OutboxError
@@ -21,6 +21,7 @@ from gateway.upstream import Upstream
 
 log = logging.getLogger("tidegate.drain")
 
+BACKLOG_KEY = BACKLOG << LANE_SHIFT
 CHUNK = 1000  # rows of the backlog read at once
 SEND_BYTES = 131_072
 ROOM_SHARE = 0.02  # of the cap, freed at once where a route drops its oldest
@@ -57,7 +58,7 @@ class Drain:
 
     def committed(self, entries: list[Entry]) -> None:
         """These entries are on disk."""
-        self.flight.add([entry for entry in entries if entry.lane < BACKLOG])
+        self.flight.add([entry for entry in entries if entry.key < BACKLOG_KEY])
         self.upstream_writable()
 
     def remove(self, entries: list[Entry], reason: str = "") -> None:

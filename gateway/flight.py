@@ -23,7 +23,7 @@ from itertools import islice
 
 from msgspec import Struct, field
 
-from gateway.batch import Entry
+from gateway.batch import LANE_SHIFT, Entry
 from gateway.routes import REFUSED
 from gateway.wire import (
     PUBACK,
@@ -141,9 +141,10 @@ class Flight:
 
     def add(self, entries: list[Entry]) -> None:
         """Entries that are on disk now, to be sent in the order given within each lane."""
+        lanes = self.lanes
         for entry in entries:
             if not entry.sent:  # else superseded while it was written
-                self.lanes[entry.lane].append(entry)
+                lanes[entry.key >> LANE_SHIFT].append(entry)
 
     def queued(self) -> int:
         """Entries in memory that were not sent yet."""

@@ -47,10 +47,11 @@ class Connection(asyncio.Protocol):
         self.unacked_bytes = 0
         self.acked_s = 0.0
         self.since_s = self.heard_s = time.monotonic()
+        self.limited = listener.config.max_messages_per_s > 0
         self.allowed = 0.0  # messages it may send now, where the rate is limited
         self._allowed_s = time.monotonic()
         self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self.paused = False
         config = listener.config
         self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
 
@@ -72,7 +73,7 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self.fail(error)
             return
-        if not self.waiting:
+        if not self.waiting and (self.core.out or self.core.state == LEFT):
             self.settle()
 
     def settle(self) -> None:
@@ -116,9 +117,9 @@ class Connection(asyncio.Protocol):
 
     def hold(self, wait: bool) -> None:
         """Stop reading (the device's TCP window then holds it back), or go on."""
-        if self._transport is None or wait == self._paused:
+        if self._transport is None or wait == self.paused:
             return
-        self._paused = wait
+        self.paused = wait
         if wait:
             self._transport.pause_reading()
         else:
@@ -128,22 +129,20 @@ class Connection(asyncio.Protocol):
     def over_rate(self, messages: int, now_s: float) -> bool:
         """Count messages against the connection's rate; True where it should be held back."""
         rate = self._listener.config.max_messages_per_s
-        if rate <= 0:
-            return False
         self.allowed = min(rate, self.allowed + (now_s - self._allowed_s) * rate) - messages
         self._allowed_s = now_s
         return self.allowed < 0
 
     def go_on(self, now_s: float) -> None:
         """Read again, where nothing speaks against it any more."""
-        if self._paused and not self.held and not self.waiting and not self._listener.stopping \
+        if self.paused and not self.held and not self.waiting and not self._listener.stopping \
                 and self.unacked_bytes <= self._listener.config.max_unacked_bytes \
-                and not self.over_rate(0, now_s):
+                and not (self.limited and self.over_rate(0, now_s)):
             self.hold(False)
 
     def sweep(self, now_s: float) -> None:
         """Look after deadlines, a few times a second."""
-        if self._paused:
+        if self.paused:
             self.core.patience(now_s)
             self.go_on(now_s)
             return

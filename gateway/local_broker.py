@@ -44,6 +44,7 @@ class LocalBroker:
         self.held: list[wire.Publish] = []
         self.unacked_bytes = 0
         self.acked_s = 0.0
+        self.limited = self.paused = False
         self._clients = clients
         self._replays = False
         self._subscribed = False
@@ -103,6 +104,7 @@ class LocalBroker:
 
     def hold(self, wait: bool) -> None:
         """Stop reading, or go on: the broker then keeps what it has."""
+        self.paused = wait
         self.link.pause(wait)
 
     def go_on(self, now_s: float) -> None:

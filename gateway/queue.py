@@ -116,9 +116,12 @@ class Queue:
         """The rows of these entries are deleted, and that is on disk."""
         self._mids.free_mids([entry.mid for entry in entries if entry.mid])
         for entry in entries:
-            self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
-            if self._latest and self._latest.get(entry.topic) is entry:
-                del self._latest[entry.topic]
+            self._leave(entry.key >> LANE_SHIFT, entry.source,
+                        len(entry.payload) + len(entry.topic) + ROW_OVERHEAD_BYTES)
+        if self._latest:
+            for entry in entries:
+                if self._latest.get(entry.topic) is entry:
+                    del self._latest[entry.topic]
 
     def dropped_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
         """Backlog rows (key, source, bytes) that were never loaded are gone by policy."""
