@@ -1,11 +1,12 @@
 """Group commit: everything that has to be on disk, in few transactions, off the event loop.
 
-One thread does all disk work. While it syncs, the next batch gathers. When a batch starts is a
-question of wear against latency: a commit of one message costs as many bytes as one of fifty.
-
+While one batch is on its way to the disk, the next one gathers: in a thread, unless the disk is so
+fast that handing over would cost more. When a batch starts is a question of wear against latency:
+a commit of one message costs as many bytes as one of twenty.
 
 - a busy gateway (BUSY_PER_S messages and releases a second, or `commit_bytes` waiting) commits at
   once, and so does one with a client that waits for us, see `hurry`;
+- in a flood commits are GATHER_S apart: each costs the loop a sync;
 - a quiet one may commit BURST times at once and then once every `commit_ms`.
 """
 

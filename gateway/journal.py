@@ -94,11 +94,6 @@ class Journal:
             raise OutboxError(f"{self.path}: {error.strerror}") from error
         self._at += size
 
-    def unsynced(self) -> None:
-        """Write without a sync from now on: only for a test that has to see a loss."""
-        os.close(self._fd)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-
     def close(self) -> None:
         """Let the file go."""
         if self._fd >= 0:

@@ -125,7 +125,8 @@ def write(folder: Path, seed: int, commits: int, weaken: str) -> None:
     for life in range(2):
         outbox = Outbox(folder / "outbox.db", JOURNAL_BYTES)
         if weaken == NO_SYNC:
-            outbox.journal.unsynced()
+            os.close(outbox.journal._fd)
+            outbox.journal._fd = os.open(outbox.journal.path, os.O_RDWR)
         elif weaken:
             outbox._db.execute(weaken)
         for number in range(life * commits // 2, (life + 1) * commits // 2):
