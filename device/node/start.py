@@ -20,7 +20,7 @@ def main():
         if app:
             app.run()  # else to the prompt: there is nothing to do without settings
     except KeyboardInterrupt:
-        board.relax_watchdog()
+        _let_go()
         print("stopped; the prompt is yours")
     except Exception as error:
         sys.print_exception(error)
@@ -28,9 +28,18 @@ def main():
         try:
             time.sleep(_AGAIN_S)
         except KeyboardInterrupt:
-            board.relax_watchdog()
+            _let_go()
             return
         board.reset()
+
+
+def _let_go():
+    """Relax the watchdog, also when Ctrl-C comes twice, as terminals send it."""
+    while True:
+        try:
+            return board.relax_watchdog()
+        except KeyboardInterrupt:
+            pass
 
 
 def _node():
