@@ -54,8 +54,8 @@ def image(port: str | None, board_id: str | None, image: Path | None, keep: bool
             def show(percent: float) -> None:
                 bar.update(max(0, int(percent) - bar.pos))
 
-            flash_image.write(port, needed(found), image, erase=not keep, progress=show)
-        click.echo(f"{port}: the image is on the board")
+            used = flash_image.write(port, needed(found), image, erase=not keep, progress=show)
+        click.echo(f"{port}: the image is on the board{f', {used.name}' if used else ''}")
 
 
 @board.command()

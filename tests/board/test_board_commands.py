@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.credentials import parse, right
-from tools import boards, deploy, flash_image, provision
+from tools import boards, deploy, provision
 from tools.board_cli import board as command
 from tools.board_link import BoardLink
 from tools.virtual import VirtualBoard, control
@@ -251,59 +251,6 @@ def parent_of(process: Path) -> int:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return 0
-
-
-# Writing an image needs a chip: esptool itself is shown to be called rightly, and its words to
-# be understood.
-
-
-def test_esptool_is_given_chip_offset_and_file(tmp_path: Path) -> None:
-    words = flash_image.command(
-        "/dev/ttyUSB0", boards.load("esp32-devkitc"), tmp_path / "i.bin", erase=True
-    )
-    assert words[words.index("--chip") + 1] == "esp32"
-    assert words[-3:] == ["--erase-all", "0x1000", str(tmp_path / "i.bin")]
-    done = subprocess.run([*words[:-3], "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, "these are esptool's own words"
-
-
-def test_esptool_that_finds_no_port_is_told(tmp_path: Path) -> None:
-    image = tmp_path / "i.bin"
-    image.write_bytes(b"\xe9" + bytes(100))
-    with pytest.raises(flash_image.ImageError, match="no such port") as caught:
-        flash_image.write(str(tmp_path / "ttyUSB3"), boards.load("esp32-c3-supermini"), image)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "meaning"),
-    [
-        ("A fatal error occurred: This chip is ESP32-S2, not ESP32-C3. Wrong", "is ESP32-S2;"),
-        ("Failed to connect to ESP32: No serial data received.", "hold BOOT"),
-        ("Could not open /dev/ttyUSB0, the port is busy or doesn't exist.", "another program"),
-        ("[Errno 13] Permission denied: '/dev/ttyUSB0', the port is busy", "dialout"),
-        ("SerialException: device reports readiness to read but", "is the cable in"),
-        ("something new\nthe last word\n", "the last word"),
-    ],
-)
-def test_what_esptool_says_is_put_plainly(said: str, meaning: str) -> None:
-    assert meaning in flash_image.explain(said)
-
-
-def test_file_that_is_no_image_is_told(tmp_path: Path) -> None:
-    board = boards.load("esp32-devkitc")
-    wrong = tmp_path / "wrong.bin"
-    wrong.write_bytes(b"PK\x03\x04")
-    with pytest.raises(flash_image.ImageError, match="not an image"):
-        flash_image.check(wrong, board)
-    with pytest.raises(flash_image.ImageError, match="No such file"):
-        flash_image.check(tmp_path / "nothing.bin", board)
-    big = tmp_path / "big.bin"
-    with big.open("wb") as file:
-        file.write(b"\xe9")
-        file.truncate(5 << 20)
-    with pytest.raises(flash_image.ImageError, match="do not fit"):
-        flash_image.check(big, board)
 
 
 def test_failure_of_the_tools_is_an_error_of_the_command(
