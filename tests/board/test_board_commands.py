@@ -163,6 +163,9 @@ def test_provision_asks_for_what_is_not_given(known: VirtualBoard) -> None:
         ("dht22:24:air", "pin = 24: Virtual board has no such GPIO"),
         ("dht22:4:the air", "sensors[0].name"),
         ("dht22:4:air:often", "often is no number"),
+        ("dht23:4:air", "no such sensor; there are adc, bme280"),
+        ("sht4x:scl=IO99,sda=21", "IO99: no pin of Virtual board"),
+        ("hx711:dout=7,sck=5", "dout = 7: belongs to the flash"),
     ],
 )
 def test_wrong_sensor_is_told_before_the_board_is_touched(
@@ -172,6 +175,42 @@ def test_wrong_sensor_is_told_before_the_board_is_touched(
     assert line in failed("provision", *words, "--sensor", sensor)
     with BoardLink(known.port) as link:
         assert link.read("/config.json") is None
+
+
+def test_sensor_with_several_pins_and_keys() -> None:
+    board = boards.load("virtual")
+    assert provision.sensor_of("sht4x:scl=IO5,sda=4,address=69:air:10", board) == {
+        "kind": "sht4x", "name": "air", "scl": 5, "sda": 4, "address": 69, "period_s": 10.0,
+    }  # fmt: skip
+    assert provision.sensor_of("adc:IO34,value=lux,scale=2", board) == {
+        "kind": "adc", "name": "adc", "pin": 34, "value": "lux", "scale": 2,
+    }  # fmt: skip
+    assert provision.sensor_of("chip", board) == {"kind": "chip", "name": "chip"}
+
+
+@pytest.mark.parametrize(
+    ("board_id", "led"),
+    [
+        ("lolin-s2-mini", {"pin": 15}),
+        ("esp32-c3-supermini", {"pin": 8, "invert": True}),
+        ("esp32-c6-devkitc", {"pin": 8, "kind": "neopixel"}),
+        ("esp32-devkitc", None),
+    ],
+)
+def test_led_is_told_as_the_firmware_wants_it(board_id: str, led: dict[str, object]) -> None:
+    board = boards.load(board_id)
+    assert provision.named({"device": "x"}, board).get("led") == led
+
+
+def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: VirtualBoard) -> None:
+    run("deploy")
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret", "--gateway", "h"]
+    words += ["--gateway-password", "sesame", "--sensor", "sht4x:4:air"]
+    said = run("provision", *words).output
+    assert "sensor air not usable: KeyError scl" in said
+    with BoardLink(known.port) as link:
+        gateway = json.loads(link.read("/config.json") or b"")["gateway"]
+    assert gateway == {"host": "h", "user": "x", "password": "sesame"}
 
 
 def test_two_sensors_on_one_pin_are_told(tmp_path: Path) -> None:
