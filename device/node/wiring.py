@@ -28,7 +28,7 @@ def build(settings):
     app.link = _link(now_ms, device.encode(), gateway, prefix)
     gc.collect()
 
-    from node.backoff import Backoff
+    from node.clock import Backoff
     from node.uplink import Uplink
 
     app.uplink = Uplink(
