@@ -74,12 +74,13 @@ class FakeChip:
         self._thread.join()
         os.close(self._stop_read)
         self._unplug()
+        os.close(self._slave)
 
     def _unplug(self) -> None:
-        for fd in (self._master, self._slave):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._master = self._slave = -1
+        """Take the port away. Its other end stays: nobody else shall get a port of that name."""
+        with contextlib.suppress(OSError):
+            os.close(self._master)
+        self._master = -1
 
     def _run(self) -> None:
         partial = b""
