@@ -119,6 +119,12 @@ def _kinds(raw: bytes | None) -> list[str]:
     help="What `tidegate device add` printed, where the gateway wants a login.",
 )
 @click.option(
+    "--ca",
+    "authority",
+    type=click.Path(path_type=Path),
+    help="Use TLS, and trust the gateway's certificate by this authority (ca.crt).",
+)
+@click.option(
     "--sensor",
     "sensors",
     multiple=True,
@@ -138,6 +144,7 @@ def provision(
     wifi_password: str | None,
     gateway: str | None,
     gateway_password: str | None,
+    authority: Path | None,
     sensors: tuple[str, ...],
     credentials: Path | None,
 ) -> None:
@@ -177,7 +184,8 @@ def provision(
         if credentials:
             at["user"] = settings["device"]
             at["password"] = provisioning.add_credential(credentials, settings["device"])
-        _say(port, provisioning.provision(port, settings, fits))
+        ca = provisioning.authority(authority) if authority else None
+        _say(port, provisioning.provision(port, settings, fits, ca))
 
 
 @board.command()

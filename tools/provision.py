@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -26,6 +27,7 @@ from tools.deploy import put, wait_alive
 
 DEVICE = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 SETTINGS = "/config.json"
+AUTHORITY = "/ca.der"
 PIN_KEYS = ("pin", "scl", "sda", "dout", "sck")  # of a sensor's settings
 NO_SENSORS = ("__init__", "i2c", "sensirion")  # what sensors share
 KINDS = sorted(
@@ -179,15 +181,37 @@ def add_credential(file: Path, device: str) -> str:
     return password
 
 
-def provision(port: str, settings: Mapping[str, Any], board: Board) -> str:
+def authority(path: Path) -> bytes:
+    """Read the certificate of an authority, PEM or DER; gives DER. Raises SettingsError."""
+    try:
+        data = path.read_bytes()
+        if data.lstrip().startswith(b"-----"):
+            return ssl.PEM_cert_to_DER_cert(data.decode().strip())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not a certificate: {error}") from error
+    if not data.startswith(b"\x30"):
+        raise SettingsError(f"{path}: not a certificate, want PEM or DER")
+    return data
+
+
+def provision(
+    port: str, settings: Mapping[str, Any], board: Board, ca: bytes | None = None
+) -> str:
     """Write the settings to the board's flash and start it; gives its first words.
 
-    Raises LinkError. They come into force at one moment, as a deploy does.
+    ca: the gateway's authority, DER. Raises LinkError. They come into force at one moment, as a
+    deploy does.
     """
+    if ca is not None:
+        today = date.today()
+        tls = {"ca": AUTHORITY, "date": [today.year, today.month, today.day]}
+        settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
     check(settings, board)
     content = json.dumps(settings, separators=(",", ":")).encode()
     with BoardLink(port) as link:
-        put(link, {SETTINGS: content})
+        put(link, {SETTINGS: content, **({AUTHORITY: ca} if ca is not None else {})})
         if link.hashes(["/main.py"])["/main.py"] is None:
             return "the settings are on the board; firmware comes with `tidegate board deploy`"
         return wait_alive(link)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import struct
 import subprocess
@@ -211,6 +212,22 @@ def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: Virt
     with BoardLink(known.port) as link:
         gateway = json.loads(link.read("/config.json") or b"")["gateway"]
     assert gateway == {"host": "h", "user": "x", "password": "sesame"}
+
+
+def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_path: Path) -> None:
+    pem, der = tmp_path / "ca.crt", b"\x30\x82 as an authority's certificate begins"
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der))
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "p", "--gateway", "h"]
+    words += ["--sensor", "chip"]
+    run("provision", *words, "--ca", str(pem))
+    with BoardLink(known.port) as link:
+        assert link.read("/ca.der") == der
+        tls = json.loads(link.read("/config.json") or b"")["gateway"]["tls"]
+    assert tls["ca"] == "/ca.der"
+    assert len(tls["date"]) == 3
+    assert tls["date"][0] >= 2026
+    pem.write_text("no certificate")
+    assert "want PEM or DER" in failed("provision", *words, "--ca", str(pem))
 
 
 def test_two_sensors_on_one_pin_are_told(tmp_path: Path) -> None:

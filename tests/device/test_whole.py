@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_broker import FakeBroker, Manner, publish
+from test_link import certificate
 
 from tools.virtual.board import VirtualBoard
 
@@ -203,3 +205,23 @@ def test_health_record_says_how_the_board_is(fake: FakeBroker, image: Path) -> N
     assert found[-1]["connects"] == 1
     assert found[-1]["rssi_dbm"] < 0
     assert found[-1]["sensor_errors"] >= 1
+
+
+def test_tls_with_an_authority_sets_a_clock_that_knows_no_date(tmp_path: Path) -> None:
+    from tools import firmware
+
+    both, der = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    fake = FakeBroker([Manner()], tls=context)
+    settings = config(fake, sensors=[{"kind": "chip", "period_s": 1}])
+    settings["gateway"]["tls"] = {"ca": "/ca.der", "date": [2026, 11, 24]}
+    files = {**firmware.collect(), "ca.der": der.read_bytes()}
+    with VirtualBoard(
+        image=tmp_path / "flash.img", files=files, config=settings, heap_kb=128
+    ) as board:
+        assert board.hardware.answer("rtc", [None])[:3] == [2000, 1, 1]
+        board.wait("^online")
+        assert fake.wait_for("up")[0]["recs"]
+        assert board.hardware.answer("rtc", [None])[:3] == [2026, 11, 24]
+    fake.close()
