@@ -1,5 +1,5 @@
 """Start the node."""
 
-from node import start
+from node import app
 
-start.main()
+app.main()

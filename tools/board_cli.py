@@ -54,8 +54,8 @@ def image(port: str | None, board_id: str | None, image: Path | None, keep: bool
             def show(percent: float) -> None:
                 bar.update(max(0, int(percent) - bar.pos))
 
-            flash_image.write(port, needed(found), image, erase=not keep, progress=show)
-        click.echo(f"{port}: the image is on the board")
+            used = flash_image.write(port, needed(found), image, erase=not keep, progress=show)
+        click.echo(f"{port}: the image is on the board{f', {used.name}' if used else ''}")
 
 
 @board.command()
@@ -88,7 +88,12 @@ def deploy(port: str | None, board_id: str | None) -> None:
             f"{port}: {len(done.copied)} files copied ({done.bytes} bytes), {done.kept} kept, "
             f"{len(done.removed)} removed"
         )
-        click.echo(f"{port}: {done.alive}")
+        _say(port, done.alive)
+
+
+def _say(port: str, lines: str) -> None:
+    for line in lines.splitlines():
+        click.echo(f"{port}: {line}")
 
 
 def _kinds(raw: bytes | None) -> list[str]:
@@ -108,7 +113,23 @@ def _kinds(raw: bytes | None) -> list[str]:
 @click.option("--ssid", help="The Wi-Fi's name.")
 @click.option("--wifi-password", envvar="WIFI_PASSWORD", help="Its password.")
 @click.option("--gateway", help="The gateway: host or host:port.")
-@click.option("--sensor", "sensors", multiple=True, help="kind:pin[:name[:period_s]]; again.")
+@click.option(
+    "--gateway-password",
+    envvar="GATEWAY_PASSWORD",
+    help="What `tidegate device add` printed, where the gateway wants a login.",
+)
+@click.option(
+    "--ca",
+    "authority",
+    type=click.Path(path_type=Path),
+    help="Use TLS, and trust the gateway's certificate by this authority (ca.crt).",
+)
+@click.option(
+    "--sensor",
+    "sensors",
+    multiple=True,
+    help="kind:pin[:name[:period_s]], as dht22:4:air:10 or sht4x:scl=22,sda=21; again for more.",
+)
 @click.option(
     "--credentials",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -122,6 +143,8 @@ def provision(
     ssid: str | None,
     wifi_password: str | None,
     gateway: str | None,
+    gateway_password: str | None,
+    authority: Path | None,
     sensors: tuple[str, ...],
     credentials: Path | None,
 ) -> None:
@@ -151,6 +174,8 @@ def provision(
             at["host"] = host
             if number:
                 at["port"] = int(number) if number.isdigit() else number
+        if gateway_password:
+            at["user"], at["password"] = settings["device"], gateway_password
         if sensors or "sensors" not in settings:
             asked = sensors or click.prompt("Sensors, as kind:pin:name ...", default="").split()
             settings["sensors"] = [provisioning.sensor_of(text, fits) for text in asked]
@@ -159,8 +184,8 @@ def provision(
         if credentials:
             at["user"] = settings["device"]
             at["password"] = provisioning.add_credential(credentials, settings["device"])
-        alive = provisioning.provision(port, settings, fits)
-        click.echo(f"{port}: {alive}")
+        ca = provisioning.authority(authority) if authority else None
+        _say(port, provisioning.provision(port, settings, fits, ca))
 
 
 @board.command()
@@ -185,6 +210,7 @@ def logs(port: str | None, seconds: float | None) -> None:
     with told():
         port, _ = choose(port, None)
         console = Console(port)
+        click.echo(f"{port}: a board that is well says a line a minute; Ctrl-C ends", err=True)
         try:
             for line in console.lines(seconds):
                 click.echo(line)

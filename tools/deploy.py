@@ -39,6 +39,8 @@ IN_IMAGE = {
 }
 _ALIVE = re.compile(r"^tidegate (\S+) (\S+) life (\w+) boot (\d+)")
 
+_COMPLAINT = re.compile(r"^(sensor \S+ not usable|safe mode)")
+
 _SWAP = """# Ends a deploy that was cut off: see tools/deploy.py. Removes itself.
 import os
 for p in {new!r}:
@@ -198,12 +200,18 @@ def put(
 
 
 def wait_alive(link: BoardLink, timeout_s: float = ALIVE_S) -> str:
-    """Start the firmware and give its first words; LinkError where it does not come up."""
+    """Start the firmware and give its first words; LinkError where it does not come up.
+
+    What it says before, of sensors that it cannot use for instance, comes as lines behind them.
+    """
     link.restart()
     trace = ""
+    complaints: list[str] = []
     for line in link.lines(timeout_s):
         if _ALIVE.match(line):
-            return line
+            return "\n".join([line, *complaints])
+        if _COMPLAINT.match(line):
+            complaints.append(line)
         if line.startswith("config.json:"):
             return line
         if line.startswith("Traceback"):

@@ -18,9 +18,12 @@ from tools.virtual import control
 MAGIC = 0xE9  # the first byte of every image for the ESP32 family
 PROGRESS = re.compile(r"\((\d+) ?%\)|(\d+(?:\.\d+)?)%")
 LIMIT_S = 300
+FAILED = "\N{CROSS MARK}"  # how mpflash begins what went wrong
 
 # What esptool says, and what it means for the person at the cable. First match.
 REASONS = (
+    (r"Lost connection|reports readiness|disconnected|Input/output error|write failed",
+     "the board went away; is the cable in? Its image is not whole: write it again"),
     (r"This chip is (\S+?), not", "the chip is {1}; choose another board with --board"),
     (r"No such file or directory", "no such port; `tidegate board list` shows what is plugged in"),
     (r"Permission denied", "no permission; add yourself to the group dialout"),
@@ -28,10 +31,9 @@ REASONS = (
      "the port is in use by another program; close it and try again"),
     (r"No serial data received|Failed to connect|Wrong boot mode",
      "the chip does not answer; hold BOOT, press RESET, and try again"),
-    (r"reports readiness|disconnected|Input/output error|write failed",
-     "the board went away; is the cable in? Its image is not whole: write it again"),
     (r"will not fit|doesn't fit|does not fit", "the image does not fit this board's flash"),
-    (r"[Hh]ash of data|[Vv]erif", "what was written reads back wrong; its flash may be worn out"),
+    (r"MD5 of file|written flash region",
+     "what was written reads back wrong; its flash may be worn out"),
 )  # fmt: skip
 
 
@@ -54,24 +56,54 @@ def check(image: Path, board: Board) -> None:
         raise ImageError(f"{image}: {size} bytes do not fit {board.name}, which has {room}")
 
 
+def newest(folder: Path, image: str) -> Path | None:
+    """Give the newest released image of that name; its variants (-SPIRAM) have other names."""
+    name = re.compile(rf"{re.escape(image)}(?:-\d{{8}})?-v(\d+)\.(\d+)(?:\.(\d+))?\.bin")
+    found = [
+        ([int(number or 0) for number in match.groups()], path)
+        for path in folder.rglob(f"{image}*.bin")
+        if (match := name.fullmatch(path.name))
+    ]
+    return max(found)[1] if found else None
+
+
 def find(board: Board) -> Path:
-    """Have mpflash download the newest image for this board. Raises ImageError."""
-    program = shutil.which("mpflash")
+    """Have mpflash download the newest image for this board. Raises ImageError.
+
+    mpflash ends with 0 whether it found one or not, so what counts is what lies in its folder.
+    """
+    here = str(Path(sys.executable).parent)
+    program = shutil.which("mpflash", path=here + os.pathsep + os.environ.get("PATH", ""))
     if program is None:
         raise ImageError(
-            f"no image given: download {board.image} from MicroPython's site and give its path, "
-            "or install mpflash, which finds it"
+            f"no image: download {board.image} from MicroPython's site and give its path with "
+            "--file, or `pip install mpflash`, which finds it"
         )
     folder = cachedir.root() / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [program, "download", "--board", board.image, "--version", "stable", "--dir", str(folder)],
-        check=False,
-    )
-    images = [path for path in folder.rglob(f"{board.image}*.bin") if "app-bin" not in path.name]
-    if not images:
-        raise ImageError(f"mpflash found no image {board.image}")
-    return max(images, key=lambda path: path.stat().st_mtime)
+    try:
+        done = subprocess.run(
+            [program, "download", "--board", board.image, "--version", "stable"],
+            env={**os.environ, "MPFLASH_FIRMWARE": str(folder), "COLUMNS": "400", "NO_COLOR": "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=LIMIT_S,
+            check=False,
+        )
+        said = done.stdout + done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = f"{FAILED} {error}"
+    image = newest(folder, board.image)
+    if image is None:
+        wrong = [line.partition(FAILED)[2].strip() for line in said.splitlines() if FAILED in line]
+        why = wrong[-1] if wrong else "it does not say why"
+        raise ImageError(
+            f"mpflash found no image {board.image} ({why}); download it and give its path "
+            "with --file"
+        )
+    return image
 
 
 def explain(output: str) -> str:
@@ -100,16 +132,17 @@ def write(
     *,
     erase: bool = True,
     progress: Callable[[float], None] = lambda _percent: None,
-) -> None:
-    """Write the image; progress: gets percent. Raises ImageError, ControlError.
+) -> Path | None:
+    """Write the image; gives its file, None for a virtual board's. progress: gets percent.
 
-    Before anything is written the chip is compared with the board file, by esptool.
+    Before anything is written the chip is compared with the board file, by esptool. Raises
+    ImageError, ControlError.
     """
     virtual = control.find(port)
     if virtual is not None:
         virtual.do("image")
         progress(100.0)
-        return
+        return None
     if "virtual" in board.features:
         raise ImageError(f"{port}: no virtual board runs there; tidegate board virtual starts one")
     image = image or find(board)
@@ -133,3 +166,4 @@ def write(
         if child.wait(timeout=LIMIT_S):
             raise ImageError(f"{port}: {explain(said)}")
     progress(100.0)
+    return image

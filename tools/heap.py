@@ -53,6 +53,8 @@ def _settings(sensors: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "sensors": list(sensors),
         "hold_ms": 100,
         "health_s": 1,
+        "led": {"pin": 2},  # provisioning sets these two: nearly every board has them
+        "button": {"pin": 0},
     }
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -26,6 +27,14 @@ from tools.deploy import put, wait_alive
 
 DEVICE = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 SETTINGS = "/config.json"
+AUTHORITY = "/ca.der"
+PIN_KEYS = ("pin", "scl", "sda", "dout", "sck")  # of a sensor's settings
+NO_SENSORS = ("__init__", "i2c", "sensirion")  # what sensors share
+KINDS = sorted(
+    path.stem
+    for path in (firmware.FOLDER / "node" / "sensors").glob("*.py")
+    if path.stem not in NO_SENSORS
+)
 
 
 class SettingsError(LinkError):
@@ -52,7 +61,7 @@ def check(settings: Mapping[str, Any], board: Board) -> None:
     chip = CHIPS[board.chip]
     taken: dict[int, str] = {}
     for sensor in settings.get("sensors", []):
-        for key in ("pin", "scl", "sda", "clock", "data"):
+        for key in PIN_KEYS:
             pin = sensor.get(key)
             if pin is None:
                 continue
@@ -79,14 +88,32 @@ def pin_of(text: str, board: Board) -> int:
     raise SettingsError(f"{text}: no pin of {board.name}; it has {', '.join(board.pins)}")
 
 
+def _words_of(text: str, board: Board) -> dict[str, Any]:
+    """Read `4` or `scl=22,sda=21,address=69`: pins, and other keys of the sensor."""
+    found: dict[str, Any] = {}
+    for word in filter(None, text.split(",")):
+        key, is_named, value = word.partition("=")
+        if not is_named:
+            key, value = "pin", word
+        if key in PIN_KEYS:
+            found[key] = pin_of(value, board)
+            continue
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
 def sensor_of(text: str, board: Board) -> dict[str, Any]:
-    """Read `kind:pin[:name[:period_s]]`, as in `dht22:4:air:10`. Raises SettingsError."""
+    """Read `kind:pins[:name[:period_s]]`, as in `dht22:4:air:10`. Raises SettingsError."""
     kind, _, rest = text.partition(":")
-    pin, _, rest = rest.partition(":")
+    pins, _, rest = rest.partition(":")
     name, _, period = rest.partition(":")
     found: dict[str, Any] = {"kind": kind.strip(), "name": name.strip() or kind.strip()}
-    if pin:
-        found["pin"] = pin_of(pin, board)
+    if kind.strip() not in KINDS:
+        raise SettingsError(f"{text}: no such sensor; there are {', '.join(KINDS)}")
+    found.update(_words_of(pins, board))
     if period:
         try:
             found["period_s"] = float(period)
@@ -100,14 +127,18 @@ def named(settings: Mapping[str, Any], board: Board) -> dict[str, Any]:
     found: dict[str, Any] = {**settings, "board": board.id}
     sensors = []
     for sensor in settings.get("sensors", []):
-        pins = {key: sensor[key] for key in ("pin", "scl", "sda") if isinstance(sensor, dict)
+        pins = {key: sensor[key] for key in PIN_KEYS if isinstance(sensor, dict)
                 and isinstance(sensor.get(key), str)}  # fmt: skip
         numbers = {key: pin_of(text, board) for key, text in pins.items()}
         sensors.append({**sensor, **numbers} if numbers else sensor)
     found["sensors"] = sensors
-    if board.led and board.led_kind == "plain" and "led" not in found:
+    if board.led and "led" not in found:
         pin, low = board.led
-        found["led"] = {"pin": pin, "low": low}
+        found["led"] = {"pin": pin}
+        if board.led_kind == "rgb":
+            found["led"]["kind"] = "neopixel"
+        elif low:
+            found["led"]["invert"] = True
     if board.button is not None and "button" not in found:
         found["button"] = {"pin": board.button}
     return found
@@ -150,15 +181,37 @@ def add_credential(file: Path, device: str) -> str:
     return password
 
 
-def provision(port: str, settings: Mapping[str, Any], board: Board) -> str:
+def authority(path: Path) -> bytes:
+    """Read the certificate of an authority, PEM or DER; gives DER. Raises SettingsError."""
+    try:
+        data = path.read_bytes()
+        if data.lstrip().startswith(b"-----"):
+            return ssl.PEM_cert_to_DER_cert(data.decode().strip())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path}: not a certificate: {error}") from error
+    if not data.startswith(b"\x30"):
+        raise SettingsError(f"{path}: not a certificate, want PEM or DER")
+    return data
+
+
+def provision(
+    port: str, settings: Mapping[str, Any], board: Board, ca: bytes | None = None
+) -> str:
     """Write the settings to the board's flash and start it; gives its first words.
 
-    Raises LinkError. They come into force at one moment, as a deploy does.
+    ca: the gateway's authority, DER. Raises LinkError. They come into force at one moment, as a
+    deploy does.
     """
+    if ca is not None:
+        today = date.today()
+        tls = {"ca": AUTHORITY, "date": [today.year, today.month, today.day]}
+        settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
     check(settings, board)
     content = json.dumps(settings, separators=(",", ":")).encode()
     with BoardLink(port) as link:
-        put(link, {SETTINGS: content})
+        put(link, {SETTINGS: content, **({AUTHORITY: ca} if ca is not None else {})})
         if link.hashes(["/main.py"])["/main.py"] is None:
             return "the settings are on the board; firmware comes with `tidegate board deploy`"
         return wait_alive(link)

@@ -18,7 +18,7 @@ from tools.board_choice import PORT, Failure, choose, told
 @click.option("--deploy/--bare", "deployed", default=False, help="With the firmware on it.")
 @click.option("--ssid", help="Its access point; any, if not given.")
 @click.option("--wifi-password", help="The access point's password.")
-@click.option("--heap", "heap_kb", type=int, help="Its Python heap [KiB]; the board file's.")
+@click.option("--heap", "heap_kb", type=int, help="Its Python heap [KiB], stand-ins and all.")
 @click.option("--quiet", is_flag=True, help="Do not show its console.")
 def virtual(
     board_id: str,
@@ -37,6 +37,12 @@ def virtual(
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    def hear(line: str) -> None:
+        if not quiet:
+            click.echo(line)
+        elif line.startswith("[the interpreter"):
+            say(f"tidegate: {line.strip('[]')}")
+
     with told(), tempfile.TemporaryDirectory(prefix="tidegate-board-") as folder:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         plays = VirtualBoard(
@@ -45,7 +51,7 @@ def virtual(
             files=firmware.FOLDER if deployed else None,
             heap_kb=heap_kb,
             pty=True,
-            on_line=None if quiet else click.echo,
+            on_line=hear,
             access_point=(ssid, wifi_password),
             say=say,
         )

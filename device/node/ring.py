@@ -59,7 +59,6 @@ class Ring:
         self.errors = 0  # writes or reads of flash that failed
         self.corrupt = 0  # files that made no sense
         self.dropped = 0  # records lost to the bound since the start, of any boot
-        self.spilled = 0
         self.volatile = False  # flash does not take writes: go on from RAM alone
         self._max_segments = max(1, flash_bytes // _BLOCK)
         self._buf = memoryview(bytearray(max(ram_bytes, 2 * _MAX_RECORD)))
@@ -81,7 +80,7 @@ class Ring:
         if self._tail + size > len(self._buf):
             self._compact()
         if self._tail + size > len(self._buf):
-            self._spill()
+            self.commit(True)
         while self._tail + size > len(self._buf):  # flash does not take them
             self._drop_ram()
             self._compact()
@@ -90,17 +89,20 @@ class Ring:
         self._next += 1
         return self._next - 1
 
-    def commit(self):
-        """Make all records safe. Return False if flash does not take them."""
-        if self._safe == self._tail:
+    def commit(self, spill=False):
+        """Make all records safe. Return False if flash does not take them.
+
+        spill: move all of RAM to segments, also what is safe or would find a slot.
+        """
+        if self._safe == self._tail and not spill:
             return True
         first = self._safe_seq
         try:
             self._save_shapes()
-            while self._safe < self._tail:
-                slot = self._free_slot()
+            while spill or self._safe < self._tail:
+                slot = None if spill else self._free_slot()
                 if slot is None:
-                    self._spill_now()
+                    self._spill()
                     break
                 self._write_slot(slot)
             self.volatile = False
@@ -143,19 +145,7 @@ class Ring:
     # -- segments
 
     def _spill(self):
-        """Move all of RAM to flash, if flash takes it."""
-        first = self._safe_seq
-        try:
-            self._save_shapes()
-            self._spill_now()
-            self.volatile = False
-        except OSError as error:
-            self.errors += 1
-            self.volatile = not (error.args[0] == _ENOSPC and self._make_room())
-        if self.told and self._safe_seq > first:
-            self.told(self.life, self.boot, first, self._safe_seq - 1)
-
-    def _spill_now(self):
+        """Move all of RAM to segments. Raise OSError if flash does not take it."""
         while self._head < self._tail:
             pos, seq = self._head, self._low
             while pos < self._tail:
@@ -166,7 +156,6 @@ class Ring:
                 seq += 1
             self._write_segment(self.life, self.boot, self._low, seq - self._low,
                                 self._buf[self._head : pos])  # fmt: skip
-            self.spilled += seq - self._low
             self._head, self._low = pos, seq
             if self._safe < pos:
                 self._safe, self._safe_seq = pos, seq
@@ -254,7 +243,7 @@ class Ring:
             return False
         self._drop_segment()
         try:
-            self._spill_now()
+            self._spill()
         except OSError:
             self.errors += 1
             return False

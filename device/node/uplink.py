@@ -14,8 +14,8 @@ import json
 
 from micropython import const
 
-from node.batch import build
 from node.link import CONNECTING, DOWN, UP
+from node.records import build
 
 _ACK_MS = const(10000)
 _STALL_MS = const(1000)
@@ -50,7 +50,6 @@ class Uplink:
         self._stall_until = 0
         self._was = DOWN
         self.acked = 0  # records, since the start
-        self.silent = 0  # connections closed since no acknowledgement came
 
     def step(self, up):
         """Go on as far as that is possible now."""
@@ -134,7 +133,6 @@ class Uplink:
                 self._flight = None
                 self.backoff.reset()
             elif now > self._flight_by:
-                self.silent += 1
                 link.close("no acknowledgement")
                 self._note_state(now)
                 return

@@ -28,7 +28,7 @@ def build(settings):
     app.link = _link(now_ms, device.encode(), gateway, prefix)
     gc.collect()
 
-    from node.backoff import Backoff
+    from node.clock import Backoff
     from node.uplink import Uplink
 
     app.uplink = Uplink(
@@ -57,7 +57,6 @@ def build(settings):
 
     from node.sensor import Sampler
 
-    print("tidegate", VERSION, device, "life", life, "boot", boot)
     app.safe = unhealthy >= _UNHEALTHY
     if app.safe:
         print("safe mode after", unhealthy, "boots that did not end well: no sensors")
@@ -78,6 +77,7 @@ def build(settings):
             print("sensor", entry["name"], "not usable:", type(error).__name__, error)
             app.failed.append(entry["name"])
     app.sampler = Sampler(sensors, app.put)
+    print("tidegate", VERSION, device, "life", life, "boot", boot)  # last: now it is all there
     return app
 
 

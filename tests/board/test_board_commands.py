@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import struct
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.credentials import parse, right
-from tools import boards, deploy, flash_image, provision
+from tools import boards, deploy, provision
 from tools.board_cli import board as command
 from tools.board_link import BoardLink
 from tools.virtual import VirtualBoard, control
@@ -163,6 +164,9 @@ def test_provision_asks_for_what_is_not_given(known: VirtualBoard) -> None:
         ("dht22:24:air", "pin = 24: Virtual board has no such GPIO"),
         ("dht22:4:the air", "sensors[0].name"),
         ("dht22:4:air:often", "often is no number"),
+        ("dht23:4:air", "no such sensor; there are adc, bme280"),
+        ("sht4x:scl=IO99,sda=21", "IO99: no pin of Virtual board"),
+        ("hx711:dout=7,sck=5", "dout = 7: belongs to the flash"),
     ],
 )
 def test_wrong_sensor_is_told_before_the_board_is_touched(
@@ -172,6 +176,58 @@ def test_wrong_sensor_is_told_before_the_board_is_touched(
     assert line in failed("provision", *words, "--sensor", sensor)
     with BoardLink(known.port) as link:
         assert link.read("/config.json") is None
+
+
+def test_sensor_with_several_pins_and_keys() -> None:
+    board = boards.load("virtual")
+    assert provision.sensor_of("sht4x:scl=IO5,sda=4,address=69:air:10", board) == {
+        "kind": "sht4x", "name": "air", "scl": 5, "sda": 4, "address": 69, "period_s": 10.0,
+    }  # fmt: skip
+    assert provision.sensor_of("adc:IO34,value=lux,scale=2", board) == {
+        "kind": "adc", "name": "adc", "pin": 34, "value": "lux", "scale": 2,
+    }  # fmt: skip
+    assert provision.sensor_of("chip", board) == {"kind": "chip", "name": "chip"}
+
+
+@pytest.mark.parametrize(
+    ("board_id", "led"),
+    [
+        ("lolin-s2-mini", {"pin": 15}),
+        ("esp32-c3-supermini", {"pin": 8, "invert": True}),
+        ("esp32-c6-devkitc", {"pin": 8, "kind": "neopixel"}),
+        ("esp32-devkitc", None),
+    ],
+)
+def test_led_is_told_as_the_firmware_wants_it(board_id: str, led: dict[str, object]) -> None:
+    board = boards.load(board_id)
+    assert provision.named({"device": "x"}, board).get("led") == led
+
+
+def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: VirtualBoard) -> None:
+    run("deploy")
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret", "--gateway", "h"]
+    words += ["--gateway-password", "sesame", "--sensor", "sht4x:4:air"]
+    said = run("provision", *words).output
+    assert "sensor air not usable: KeyError scl" in said
+    with BoardLink(known.port) as link:
+        gateway = json.loads(link.read("/config.json") or b"")["gateway"]
+    assert gateway == {"host": "h", "user": "x", "password": "sesame"}
+
+
+def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_path: Path) -> None:
+    pem, der = tmp_path / "ca.crt", b"\x30\x82 as an authority's certificate begins"
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der))
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "p", "--gateway", "h"]
+    words += ["--sensor", "chip"]
+    run("provision", *words, "--ca", str(pem))
+    with BoardLink(known.port) as link:
+        assert link.read("/ca.der") == der
+        tls = json.loads(link.read("/config.json") or b"")["gateway"]["tls"]
+    assert tls["ca"] == "/ca.der"
+    assert len(tls["date"]) == 3
+    assert tls["date"][0] >= 2026
+    pem.write_text("no certificate")
+    assert "want PEM or DER" in failed("provision", *words, "--ca", str(pem))
 
 
 def test_two_sensors_on_one_pin_are_told(tmp_path: Path) -> None:
@@ -251,59 +307,6 @@ def parent_of(process: Path) -> int:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
     except (OSError, IndexError):
         return 0
-
-
-# Writing an image needs a chip: esptool itself is shown to be called rightly, and its words to
-# be understood.
-
-
-def test_esptool_is_given_chip_offset_and_file(tmp_path: Path) -> None:
-    words = flash_image.command(
-        "/dev/ttyUSB0", boards.load("esp32-devkitc"), tmp_path / "i.bin", erase=True
-    )
-    assert words[words.index("--chip") + 1] == "esp32"
-    assert words[-3:] == ["--erase-all", "0x1000", str(tmp_path / "i.bin")]
-    done = subprocess.run([*words[:-3], "--help"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, "these are esptool's own words"
-
-
-def test_esptool_that_finds_no_port_is_told(tmp_path: Path) -> None:
-    image = tmp_path / "i.bin"
-    image.write_bytes(b"\xe9" + bytes(100))
-    with pytest.raises(flash_image.ImageError, match="no such port") as caught:
-        flash_image.write(str(tmp_path / "ttyUSB3"), boards.load("esp32-c3-supermini"), image)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "meaning"),
-    [
-        ("A fatal error occurred: This chip is ESP32-S2, not ESP32-C3. Wrong", "is ESP32-S2;"),
-        ("Failed to connect to ESP32: No serial data received.", "hold BOOT"),
-        ("Could not open /dev/ttyUSB0, the port is busy or doesn't exist.", "another program"),
-        ("[Errno 13] Permission denied: '/dev/ttyUSB0', the port is busy", "dialout"),
-        ("SerialException: device reports readiness to read but", "is the cable in"),
-        ("something new\nthe last word\n", "the last word"),
-    ],
-)
-def test_what_esptool_says_is_put_plainly(said: str, meaning: str) -> None:
-    assert meaning in flash_image.explain(said)
-
-
-def test_file_that_is_no_image_is_told(tmp_path: Path) -> None:
-    board = boards.load("esp32-devkitc")
-    wrong = tmp_path / "wrong.bin"
-    wrong.write_bytes(b"PK\x03\x04")
-    with pytest.raises(flash_image.ImageError, match="not an image"):
-        flash_image.check(wrong, board)
-    with pytest.raises(flash_image.ImageError, match="No such file"):
-        flash_image.check(tmp_path / "nothing.bin", board)
-    big = tmp_path / "big.bin"
-    with big.open("wb") as file:
-        file.write(b"\xe9")
-        file.truncate(5 << 20)
-    with pytest.raises(flash_image.ImageError, match="do not fit"):
-        flash_image.check(big, board)
 
 
 def test_failure_of_the_tools_is_an_error_of_the_command(

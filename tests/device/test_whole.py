@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_broker import FakeBroker, Manner, publish
+from test_link import certificate
 
 from tools.virtual.board import VirtualBoard
 
@@ -136,3 +139,89 @@ def test_board_sleeps_when_all_is_acknowledged(fake: FakeBroker, image: Path) ->
         board.wait(r"^sleep 1000 ms")
         assert fake.records == [(1, 1)]
         board.wait(r"^rec \w+ 2 1$")  # it woke and counted a boot
+
+
+def test_led_says_how_it_is_and_the_held_button_forgets_the_wifi(
+    fake: FakeBroker, image: Path
+) -> None:
+    settings = config(fake, sensors=[], led={"pin": 2}, button={"pin": 0})
+    with VirtualBoard(image=image, files=Path("device"), config=settings, heap_kb=96) as board:
+        board.wait(r"^online")
+        assert 2 in board.hardware.outputs
+        pressed = time.monotonic()
+        board.drive(0, 0)
+        board.wait(r"^wifi forgotten", timeout_s=30)
+        assert time.monotonic() - pressed > 9
+        board.drive(0, 1)
+        mark = board.console.mark()
+        board.wait(r"^tidegate .* boot 2$", after=mark - 1)
+        board.power_cut()
+        kept = json.loads(board.read_file("/config.json"))
+    assert kept["wifi"] == {"ssid": "", "password": ""}
+    assert kept["gateway"] == settings["gateway"]
+
+
+def test_commands_that_move_the_board(fake: FakeBroker, image: Path) -> None:
+    commands = [
+        {"id": 1, "cmd": "read", "sensor": "chip"},
+        {"id": 2, "cmd": "identify", "for_s": 30},
+        {"id": 3, "cmd": "reboot"},
+    ]
+    fake.manners = [
+        Manner(first=b"".join(
+            publish("tidegate/dev/down/cmd", json.dumps(command).encode()) for command in commands
+        )),
+        Manner(),
+    ]  # fmt: skip
+    settings = config(fake, led={"pin": 2}, sensors=[{"kind": "chip", "period_s": 3600}])
+    with VirtualBoard(image=image, files=Path("device"), config=settings, heap_kb=96) as board:
+        answers = fake.wait_for("answer", 3)
+        board.wait(r"^tidegate .* boot 2$")
+        abouts = fake.wait_for("about", 2)
+    assert [answer["id"] for answer in answers] == [1, 2, 3]
+    assert all(answer["ok"] for answer in answers)
+    assert answers[0]["count"] == 1
+    assert {boot for boot, _ in fake.records} >= {1}
+    assert len([record for record in fake.records if record[0] == 1]) >= 2, "read once more"
+    assert abouts[-1]["boot"] == 2
+    assert abouts[-1]["reset"] == "hard"
+    assert abouts[-1]["unhealthy_boots"] <= 1
+
+
+def test_health_record_says_how_the_board_is(fake: FakeBroker, image: Path) -> None:
+    broken = {"kind": "dht22", "name": "gone", "pin": 18, "period_s": 1}
+    settings = config(fake, health_s=1, sensors=[broken])
+    with VirtualBoard(image=image, files=Path("device"), config=settings, heap_kb=96) as board:
+        board.world.break_sensor("gone")
+        board.wait(r"^sensor gone ")
+        board.wait(r"^heap low", after=board.console.mark())
+        ups = fake.wait_for("up", 4)
+    found = [values for up in ups for _, name, values in up["recs"] if name == "health"]
+    assert found
+    assert set(found[-1]) == {
+        "heap_free_b", "heap_low_b", "rssi_dbm", "connects", "wifi_lost", "unacked", "segments",
+        "dropped", "sensor_errors", "flash_errors",
+    }  # fmt: skip
+    assert found[-1]["connects"] == 1
+    assert found[-1]["rssi_dbm"] < 0
+    assert found[-1]["sensor_errors"] >= 1
+
+
+def test_tls_with_an_authority_sets_a_clock_that_knows_no_date(tmp_path: Path) -> None:
+    from tools import firmware
+
+    both, der = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    fake = FakeBroker([Manner()], tls=context)
+    settings = config(fake, sensors=[{"kind": "chip", "period_s": 1}])
+    settings["gateway"]["tls"] = {"ca": "/ca.der", "date": [2026, 11, 24]}
+    files = {**firmware.collect(), "ca.der": der.read_bytes()}
+    with VirtualBoard(
+        image=tmp_path / "flash.img", files=files, config=settings, heap_kb=128
+    ) as board:
+        assert board.hardware.answer("rtc", [None])[:3] == [2000, 1, 1]
+        board.wait("^online")
+        assert fake.wait_for("up")[0]["recs"]
+        assert board.hardware.answer("rtc", [None])[:3] == [2026, 11, 24]
+    fake.close()

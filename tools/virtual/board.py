@@ -35,6 +35,9 @@ from tools.virtual.supervisor import HARD, POWER_ON, Supervisor
 from tools.virtual.world import World
 
 LIMIT_S = 20.0
+# What an image has built in and a virtual board has in its heap: 12 to 14 KB, and the table of
+# names, which both share here and which grows in steps (docs/firmware.md, "Heap").
+STAND_INS_KB = 20
 
 
 class VirtualBoard:
@@ -42,7 +45,8 @@ class VirtualBoard:
 
     board: the board file; image: where its flash is kept, made where it is not there; files: the
     firmware's folder, or a mapping of paths to contents, put on the flash at `start`; config:
-    written to /config.json then. heap_kb [KiB]: instead of the board file's. pty: give it a serial
+    written to /config.json then. heap_kb [KiB]: all of it, stand-ins included; without it the
+    firmware has what the board file says. pty: give it a serial
     port, `port`. on_line: is called with each console line, in the board's thread. access_point:
     name and password it wants, None: any; by default those of `config`.
     """
@@ -66,7 +70,7 @@ class VirtualBoard:
         self.flash = Flash(image, self.board.filesystem_blocks)
         self.console = Console(on_line)
         self.config: dict[str, Any] = dict(config or {})
-        self.heap_kb = heap_kb or self.board.heap_kb
+        self.heap_kb = heap_kb or self.board.heap_kb + STAND_INS_KB
         self.hardware = Hardware(self.world, image.stem, self.flash.nvs)
         self._files = files
         self._say = say

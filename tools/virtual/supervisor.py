@@ -99,14 +99,14 @@ class Supervisor:
         self._drain()
         for fd in (process.wire.fileno(), process.output, process.input):
             self.reactor.watch(fd, 0, self._heard)
-        if self._watchdog:
-            self._watchdog[1].cancel()
-            self._watchdog = None
         self.process = None
         return process.kill()
 
     def _lose(self) -> None:
         """Stop as the chip does when it restarts or loses power: in silence."""
+        if self._watchdog:  # it outlives a soft reset, as on the chip: only this ends it
+            self._watchdog[1].cancel()
+            self._watchdog = None
         self.air.power(False)
         self._halt()
 

@@ -12,8 +12,8 @@ import os
 import random
 import sys
 
-import node.batch
 import node.flash
+import node.records
 import node.recover
 import node.ring
 
@@ -66,20 +66,20 @@ class Ring(node.ring.Ring):
         judge.counted[boot] = judge.counted.get(boot, 0) + count
         super()._count_drop(life, boot, count)
 
-    def commit(self):
+    def commit(self, spill=False):
         if sabotage == "early" and self.told and self._next > self._safe_seq:
             self.told(LIFE, self.boot, self._safe_seq, self._next - 1)
             told, self.told = self.told, None
             try:
-                return super().commit()
+                return super().commit(spill)
             finally:
                 self.told = told
-        return super().commit()
+        return super().commit(spill)
 
 
 def batch(ring, now):
     """Build a batch and check it; return (boot, first, last, low, drop), or None."""
-    built = node.batch.build(ring, out, now)
+    built = node.records.build(ring, out, now)
     if built is None:
         return None
     used, life, boot, last = built

@@ -6,8 +6,8 @@ Prints one JSON line: erases and bytes written, for each 1000 records.
 import json
 import sys
 
-import node.batch
 import node.flash
+import node.records
 import node.recover
 import node.ring
 
@@ -32,12 +32,12 @@ while seq < RECORDS:
 out = bytearray(1024)
 left = 0
 while True:
-    built = node.batch.build(ring, out, now)
+    built = node.records.build(ring, out, now)
     if built is None:
         break
     left += ring.ack(*built[1:])
 assert left == (0 if acked else seq) and not ring.dropped and not ring.errors
 print(json.dumps({
     "erases": flash.erases * 1000 / seq, "bytes": flash.bytes * 1000 // seq,
-    "segments": ring.spilled and ring._end_seg - 1,
+    "segments": ring._end_seg - 1,
 }))  # fmt: skip

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from node.backoff import Backoff
+from node.clock import Backoff
 from node.link import Link
 from node.ring import Ring
 from node.uplink import Uplink

@@ -123,6 +123,14 @@ def run(names):
     except KeyboardInterrupt:  # pressed again while the first one was being shown
         pass
     quiet()
-    import _repl
-
+    try:
+        import _repl
+    except MemoryError:  # a chip's prompt needs no heap: here the firmware has to make room
+        names.clear()
+        for module in list(sys.modules):
+            if module != "_host":
+                del sys.modules[module]
+        sys.modules["micropython"] = _Micropython()
+        gc.collect()
+        import _repl
     _repl.run(raw, names)
