@@ -224,7 +224,8 @@ def _find_files(config: Config, file: Path, running: bool, look: bool) -> None:
             try:
                 found = secret_path(named, file.parent)
                 if look and not Path(found).is_file():
-                    raise ValueError(f"{found}: no such file")
+                    hint = "; `tidegate device add` makes it" if key == "credentials" else ""
+                    raise ValueError(f"{found}: no such file{hint}")
             except (OSError, ValueError) as error:
                 raise ConfigError(str(file), f"{name}.{key}", str(error)) from error
             setattr(table, key, found)

@@ -131,7 +131,7 @@ def _file(path: Path) -> Path:
     named = config_file.load(path, running=False, look=False).listener.credentials
     if named is None:
         raise ConfigError(str(path), "listener.credentials", "not set: write "
-                          'credentials = "credentials" and make the file with `touch`')
+                          'credentials = "credentials"')
     return Path(named)
 
 
@@ -155,17 +155,19 @@ def _locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[dict[str, Credential]]:
-    """The credentials, written back as a whole, with the owner and mode that the file had."""
+    """The credentials, written back as a whole, with the owner and mode that the file had; a file
+    that is not there yet is for whoever may read the config, and for nobody else."""
     file = _file(path)
     try:
         with _locked(file.parent):
-            credentials = parse(file.read_text(), str(file))
+            there = file.exists()
+            credentials = parse(file.read_text() if there else "", str(file))
             yield credentials
-            stat = file.stat()
+            stat = (file if there else path).stat()
             with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.",
                                              delete=False) as new:
                 try:
-                    os.fchmod(new.fileno(), stat.st_mode & 0o777)
+                    os.fchmod(new.fileno(), stat.st_mode & (0o777 if there else 0o640))
                     if os.geteuid() == 0:
                         os.fchown(new.fileno(), stat.st_uid, stat.st_gid)
                     new.write(render(credentials))

@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from conftest import MicroPython
+from real_port import MicroPython
 
 POINTS = 200
 

@@ -209,6 +209,17 @@ def run(config: Path, *args: str, given: str | None = None) -> str:
     return done.stdout
 
 
+def test_first_device_makes_the_file_for_those_who_may_read_the_config(config: Path) -> None:
+    file = config.with_name("credentials")
+    file.unlink()
+    done = CliRunner().invoke(cli, ["run", "-c", str(config), "--check"])
+    assert "device add" in str(done.exception)
+    config.chmod(0o644)
+    assert run(config, "add", "g1").strip()
+    assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o640, config.stat().st_uid)
+    assert CliRunner().invoke(cli, ["run", "-c", str(config), "--check"]).exit_code == 0
+
+
 def test_device_add_list_rotate_revoke(config: Path) -> None:
     file = config.with_name("credentials")
     password = run(config, "add", "g1").strip()
