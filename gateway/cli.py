@@ -120,7 +120,9 @@ def status(path: Path, as_json: bool) -> None:
                f"({answer['bytes'] / answer['max_bytes']:.0%})")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
-    click.echo(f"disk       {answer['disk']}")
+    wear = answer["written_bytes"] / max(1, answer["payload_bytes"])
+    click.echo(f"disk       {answer['disk']}"
+               + (f", {wear:.1f} bytes written for each of payload" if wear else ""))
     risks = "; ".join(answer["at_risk"])
     click.echo(f"promise    {f'AT RISK: {risks}' if risks else 'kept'}")
     if answer["logins"].get("failed"):

@@ -94,7 +94,7 @@ class Committer:
 
     def __init__(self, outbox: Outbox, pacer: Pacer) -> None:
         self.batch = Batch()
-        self.waiting_bytes = 0
+        self.waiting_bytes = self.payload_bytes = 0  # of messages: now, and since the start
         self.failing: str | None = None  # why the last commit failed
         self.commits = 0
         self.longest_ms = 0.0
@@ -190,6 +190,7 @@ class Committer:
                 self._collect_done()
             self._pacer.arrived(len(self.batch.insert), time.monotonic())
             batch, after = self.batch, self._after
+            self.payload_bytes += self.waiting_bytes
             self.batch, self._after, self.waiting_bytes = Batch(), [], 0
             await self._commit(batch)
             self._pacer.committed(time.monotonic())

@@ -26,7 +26,9 @@ GAUGES = {
 }
 COUNTERS = {
     "delivered": ("delivered", "Messages that the upstream has acknowledged"),
-    "commits": ("commits", "Transactions with an fsync"),
+    "commits": ("commits", "Writes to the disk that were waited for"),
+    "payload_bytes": ("payload_bytes", "Payload put on the disk"),
+    "disk_written_bytes": ("written_bytes", "Bytes written to the disk, whole pages"),
     "upstream_connects": ("upstream_connects", "Times that the upstream link came up"),
 }
 LABELLED = {

@@ -157,6 +157,26 @@ def test_http_tells_metrics_and_health(gateway: Gateway) -> None:
     assert get(gateway, "/other")[0] == 404
 
 
+def test_metrics_tell_what_is_written_for_each_byte_of_payload(gateway: Gateway) -> None:
+    def counted(name: str) -> float:
+        lines = get(gateway, "/metrics")[1].splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+    with RawClient(gateway.port) as client:
+        client.open("c")
+        client.send(publish("a/x", bytes(7), 1, 1))  # what the gateway says itself is before it
+        client.read()
+        before = counted("tidegate_payload_bytes_total")
+        written = counted("tidegate_disk_written_bytes_total")
+        for mid in range(2, 12):
+            client.send(publish("a/x", bytes(5000), 1, mid))
+            assert client.read() == (0x40, mid.to_bytes(2, "big"))
+        assert counted("tidegate_payload_bytes_total") - before == 50_000
+        written = counted("tidegate_disk_written_bytes_total") - written
+    # A file system in memory has no disk to write.
+    assert 50_000 < written < 500_000 or written == 0
+
+
 def test_full_outbox_is_told_by_readyz_and_status_and_is_no_reason_to_restart(
         tmp_path: Path) -> None:
     with Gateway(tmp_path / "gw", free_port(), settings=(
