@@ -24,6 +24,9 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
+LEAST_DEAD_S = 3
+
+
 class ListenerConfig(Struct, forbid_unknown_fields=True):
     """`[listener]`: where devices connect and what one of them may do.
 
@@ -45,6 +48,7 @@ class ListenerConfig(Struct, forbid_unknown_fields=True):
     max_unacked_bytes: int = 1_048_576
     max_messages_per_s: float = 0  # a connection; 0: no limit
     connect_timeout_s: float = 5.0
+    dead_peer_s: int = 15  # 0: only MQTT's keepalive
     will_grace_s: float = 60.0
 
     def address(self, text: str | None = None) -> tuple[str, int]:
@@ -169,6 +173,7 @@ def _check(config: Config, file: str) -> None:
             ("listener.max_unacked_bytes", listener.max_unacked_bytes, 1024),
             ("listener.max_messages_per_s", listener.max_messages_per_s, 0),
             ("listener.connect_timeout_s", listener.connect_timeout_s, 0.1),
+            ("listener.dead_peer_s", listener.dead_peer_s, 0),
             ("listener.will_grace_s", listener.will_grace_s, 0),
             ("outbox.commit_ms", outbox.commit_ms, 0),
             ("outbox.commit_bytes", outbox.commit_bytes, 1),
@@ -177,8 +182,12 @@ def _check(config: Config, file: str) -> None:
             ("upstream.ack_timeout_s", upstream.ack_timeout_s, 1)):
         if not value >= least:  # so said, it also catches nan
             raise ConfigError(file, key, f"{value}: at least {least}")
+    if 0 < listener.dead_peer_s < LEAST_DEAD_S:
+        raise ConfigError(file, "listener.dead_peer_s", f"{listener.dead_peer_s}: 0, or at least "
+                          f"{LEAST_DEAD_S}")
     for key, value, most in (
             ("listener.connect_timeout_s", listener.connect_timeout_s, 3600),
+            ("listener.dead_peer_s", listener.dead_peer_s, 86_400),
             ("listener.will_grace_s", listener.will_grace_s, 86_400),
             ("outbox.commit_ms", outbox.commit_ms, 60_000),
             ("upstream.inflight", upstream.inflight, 20_000),

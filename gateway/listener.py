@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 from collections import Counter
@@ -23,6 +24,20 @@ SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
 SWEEP_S = 0.5
 _CONNACK_CODES = {"protocol level": 1, "client identifier": 2, "too many logins": 3,
                   "bad credentials": 4, "not authorized": 5}
+
+
+def probe(sock: socket.socket | None, dead_s: int) -> None:
+    """Have the kernel ask a silent peer, and give it up after dead_s [s], 0 for never.
+
+    Without it a board that lost its power stays "online" for 1.5 of its keepalives.
+    """
+    if sock is None or dead_s <= 0:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", dead_s // 3), ("TCP_KEEPINTVL", max(1, dead_s // 5)),
+                        ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", (dead_s - 1) * 1000)):
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 class House(Protocol):
@@ -61,6 +76,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         self.certificate = common_name(transport)
+        probe(transport.get_extra_info("socket"), self._listener.config.dead_peer_s)
         if not self._listener.admit(self):
             self._transport.abort()
 
@@ -89,6 +105,10 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if isinstance(exc, TimeoutError):
+            self._listener.refused["dead link"] += 1
+            log.warning("connection lost peer=%s client=%s reason='nobody answers'", self.peer,
+                        self.session.client_id if self.session else "-")
         self._listener.gone(self)
 
     def write(self, data: bytes) -> None:
