@@ -109,7 +109,6 @@ class Committer:
         self._stopping = False
         self.done: list[Entry] = []  # delivered, not yet deleted on disk
         self._after_done: list[Callback] = []
-        self._done_due = False
         self._lazy: asyncio.TimerHandle | None = None
 
     def insert(self, entries: list[Entry]) -> None:
@@ -134,20 +133,17 @@ class Committer:
     def finish(self, entries: list[Entry], callback: Callback, *, soon: bool) -> None:
         """Delete delivered entries; call back when that is on disk.
 
-        Nobody waits for it, so unless `soon` they gather up to DONE_MOST or for LAZY_S: a crash
-        brings them back, owed a PUBREL at QoS 2 and doubled at QoS 1, where that is allowed.
+        They go along with the next commit, which costs nothing. Nobody waits for them, so unless
+        `soon` they ask for one of their own only when they are DONE_MOST or LAZY_S old: a crash
+        until then brings them back, owed a PUBREL at QoS 2 and doubled at QoS 1, where that is
+        allowed.
         """
         self.done += entries
         self._after_done.append(callback)
         if soon or len(self.done) >= DONE_MOST:
-            self._done_due = True
             self.wake()
         elif self._lazy is None:
-            self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self._finish_now)
-
-    def _finish_now(self) -> None:
-        self._done_due = True
-        self.wake()
+            self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
 
     def hurry(self, now_s: float) -> None:
         """Somebody waits for us, see Pacer."""
@@ -186,7 +182,7 @@ class Committer:
                 # Look again soon: a burst or a waiting client ends the wait early.
                 await asyncio.sleep(min(delay_s, LOOK_S))
             self._wake.clear()
-            if self._done_due or self._stopping:
+            if self.done:
                 self._collect_done()
             self._pacer.arrived(len(self.batch.insert), time.monotonic())
             batch, after = self.batch, self._after
@@ -202,7 +198,7 @@ class Committer:
     def _collect_done(self) -> None:
         self.batch.done += self.done
         self._after += self._after_done
-        self.done, self._after_done, self._done_due = [], [], False
+        self.done, self._after_done = [], []
         if self._lazy is not None:
             self._lazy.cancel()
             self._lazy = None
