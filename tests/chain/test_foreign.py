@@ -194,10 +194,10 @@ def test_gateway_killed_and_upstream_restarted_nothing_is_lost(
         for number in range(300):
             producer.publish("all/kill", str(number).encode())
         producer.wait_for_acknowledgements()
+        seen = producer.connections
         gateway.kill()
         upstream.stop()
         gateway.start()
-        seen = producer.connections
         producer.wait_for(lambda: producer.connections > seen, 10, "a new connection")
         for number in range(300, 400):
             producer.publish("all/kill", str(number).encode())
