@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.database import SCHEMA_VERSION
 from tools import nspawn
 from tools.gateway_process import PROJECT
 from tools.judge import Producer, Subscriber
@@ -230,7 +231,7 @@ def test_newer_outbox_is_refused_in_one_line(site: Site) -> None:
                     + "'); d.execute('PRAGMA user_version=99')")
     said = site.booted.run("tidegate", "run", check=False)
     site.booted.run("python3", "-c", "import sqlite3; d = sqlite3.connect('" + database
-                    + "'); d.execute('PRAGMA user_version=1')")
+                    + f"'); d.execute('PRAGMA user_version={SCHEMA_VERSION}')")
     assert "written by a newer Tidegate" in said
     assert len(said.splitlines()) == 1
     site.booted.run("chown", "-R", "tidegate:", "/var/lib/tidegate")
