@@ -21,7 +21,6 @@ ROW_OVERHEAD_BYTES = 48  # what a row costs beside topic and payload, for the ca
 # key, mid, qos, retain, age_s, route, source, topic, payload
 Row = tuple[int, int, int, bool, int, str, str, str, bytes]
 Run = tuple[int, int]  # of keys, first and last
-Will = tuple[str, str, int, bool, bytes]  # client, topic, qos, retain, payload
 
 
 class Entry(Struct, gc=False):

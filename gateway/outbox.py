@@ -190,7 +190,7 @@ class Outbox:
     def is_quick(self, record: Record) -> bool:
         """Whether the commit is but one write to the journal."""
         return self.journal.room(record.body, reserve=record.makes_room) \
-            and len(self.pending.rows) < PENDING_MOST
+            and (record.makes_room or len(self.pending.rows) < PENDING_MOST)
 
     def commit(self, record: Record) -> None:
         """Commit what was made ready; see `apply`."""

@@ -116,8 +116,7 @@ class Queue:
         """The rows of these entries are deleted, and that is on disk."""
         self._mids.free_mids([entry.mid for entry in entries if entry.mid])
         for entry in entries:
-            self._leave(entry.key >> LANE_SHIFT, entry.source,
-                        len(entry.payload) + len(entry.topic) + ROW_OVERHEAD_BYTES)
+            self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
         if self._latest:
             for entry in entries:
                 if self._latest.get(entry.topic) is entry:

@@ -193,6 +193,19 @@ def test_room_can_be_made_while_the_database_takes_no_more(path: Path) -> None:
     assert [e.mid for e in crashed(outbox).start().entries] == list(range(101, 105))
 
 
+def test_room_can_be_made_while_the_database_is_full_and_memory_holds_its_most(
+        path: Path) -> None:
+    outbox = Outbox(path)
+    made = [entry(n, mid=n % 65_535 + 1, payload=b"") for n in range(1, PENDING_MOST + 1)]
+    outbox.apply(Batch(insert=made))
+    outbox._db.execute("PRAGMA query_only=1")
+    with pytest.raises(OutboxError):
+        outbox.apply(Batch(insert=[entry(PENDING_MOST + 1, mid=9)]))
+    outbox.apply(Batch(done=made[1:]))
+    outbox._db.execute("PRAGMA query_only=0")
+    assert [e.key for e in crashed(outbox).start().entries] == [made[0].key]
+
+
 def test_journal_of_another_outbox_is_set_aside_and_said(
         path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other = Outbox(path.with_name("other.db"))
