@@ -61,9 +61,13 @@ class Entry(Struct, gc=False):
 
 
 class Batch(Struct):
-    """Everything one commit changes. None as a value means: delete."""
+    """Everything one commit changes. None as a value means: delete.
+
+    late: of `insert`, those that go upstream only after the commit.
+    """
 
     insert: list[Entry] = field(default_factory=list)
+    late: list[Entry] = field(default_factory=list)
     release: list[Entry] = field(default_factory=list)
     done: list[Entry] = field(default_factory=list)
     moved: list[tuple[int, int, int]] = field(default_factory=list)  # (old key, new key, mid)

@@ -129,13 +129,14 @@ class Bridge:
         committer, queue, age_s = self.committer, self.queue, self.outbox.clock_s()
         entries: list[Entry] = []
         touched: set[Session] = set()
-        taken = 0
+        taken, early = 0, True
         for publish in publishes:
             if committer.waiting_bytes > HELD_BYTES:
                 break
             if publish.topic.startswith(PREFIX) and not publish.retain \
                     and (device := device_of(publish.topic)) is not None:
                 room = self._take_batch(device, publish, entries, age_s)
+                early = False  # the contract knows a batch that comes again
             else:
                 room = self._take_one(client_id, publish, entries, age_s)
             if not room:
@@ -149,15 +150,18 @@ class Bridge:
                 self.locals.publish(publish, touched)
         self.counts["received"] += taken
         if entries:
-            self._insert(entries)
+            self._insert(entries, early=early)
         for session in touched:
             self.clients.flush(session)
         if queue.full(0):
             self._overflow()
         return taken
 
-    def _insert(self, entries: list[Entry]) -> None:
+    def _insert(self, entries: list[Entry], *, early: bool = False) -> None:
+        """Add to the next commit. early: they may go upstream before it."""
         committer = self.committer
+        if not self.drain.offer(entries, early=early):
+            committer.batch.late += entries
         committer.insert(entries)
         if self._fresh_batch is not committer.batch:
             self._fresh_batch = committer.batch
@@ -165,7 +169,7 @@ class Bridge:
 
     def _stored(self, batch: Batch) -> None:
         self.counts["stored"] += len(batch.insert)
-        self.drain.committed(batch.insert)
+        self.drain.committed(batch.late)
         self.clients.room()  # some may wait for the disk, not for the upstream
 
     def _take_one(self, client_id: str, publish: wire.Publish, entries: list[Entry],

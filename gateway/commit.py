@@ -32,8 +32,9 @@ FLOOD_PER_S = 5000
 GATHER_S = 0.001  # between two commits of a flood
 SUDDEN = 10  # messages since the last commit from which their rate is believed
 LOOK_S = 0.01
-# A disk that syncs within FAST_S on average is written from the event loop, if the batch is small:
-# two hand-overs between threads cost as much as the commit.
+# A disk that syncs within FAST_S on average is written from the event loop, if the batch is small
+# and something waits for it to go upstream: two hand-overs between threads cost as much as the
+# commit.
 FAST_S = 0.001
 SMALL_BYTES = 65_536
 RETRY_S = 1.0
@@ -57,6 +58,10 @@ class Pacer:
         passed_s = now_s - self._rate_s
         self._rate = max(0.0, self._rate * (1 - passed_s)) + messages if passed_s < 1 else messages
         self._rate_s = now_s
+
+    def flooded(self) -> bool:
+        """Whether messages are so many that each pass over them counts."""
+        return self._rate >= FLOOD_PER_S
 
     def hurry(self, now_s: float) -> None:
         """A client sent again as soon as it had our acknowledgement: it waits for us."""
@@ -145,6 +150,10 @@ class Committer:
         elif self._lazy is None:
             self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
 
+    def flooded(self) -> bool:
+        """See Pacer."""
+        return self._pacer.flooded()
+
     def hurry(self, now_s: float) -> None:
         """Somebody waits for us, see Pacer."""
         self._pacer.hurry(now_s)
@@ -210,8 +219,8 @@ class Committer:
             began = time.monotonic()
             try:
                 record = Record(batch.change())
-                if self._fast() and len(record.body) < SMALL_BYTES \
-                        and self._outbox.is_quick(record):
+                if self._fast() and (batch.late or batch.release) \
+                        and len(record.body) < SMALL_BYTES and self._outbox.is_quick(record):
                     self._store(record)
                 else:
                     await self.read(partial(self._store, record))

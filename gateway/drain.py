@@ -1,4 +1,9 @@
-"""From the outbox to the upstream: what is on disk is sent, and deleted on its acknowledgement."""
+"""From the outbox to the upstream: what is on disk is sent, and deleted on its acknowledgement.
+
+At QoS 1 and 0 only the PUBACK to the device waits for the disk, the message goes out at once:
+after a crash in between the device sends it again, and the upstream may have it twice, as QoS 1
+allows. At QoS 2 it waits, see flight.py.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +47,8 @@ class Drain:
         self._ack_timeout_s = ack_timeout_s
         self._loaded_key = 0
         self._loading = False
+        self._behind = 0  # messages that wait for the disk; none may overtake them
+        self._offered = False
         self._gone: set[int] = set()  # backlog keys dropped, perhaps not yet on disk
         self._leaving_bytes = 0  # dropped from memory, still on disk
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,8 +63,28 @@ class Drain:
 
     # --- entries
 
+    def offer(self, entries: list[Entry], *, early: bool) -> bool:
+        """Take entries that are on their way to the disk, if they may go out early and that is
+        quicker; all or none. The others come with `committed`, and nothing overtakes them."""
+        committer = self._committer
+        if early and self._behind == 0 and self.flight.connected and committer.failing is None \
+                and not committer.flooded() \
+                and all(entry.qos < 2 and entry.key < BACKLOG_KEY for entry in entries):
+            self.flight.add(entries)
+            if not self._offered:  # one write for all of a wake-up
+                self._offered = True
+                asyncio.get_running_loop().call_soon(self._send_offered)
+            return True
+        self._behind += len(entries)
+        return False
+
+    def _send_offered(self) -> None:
+        self._offered = False
+        self._send()
+
     def committed(self, entries: list[Entry]) -> None:
-        """These entries are on disk."""
+        """These entries, which `offer` did not take, are on disk."""
+        self._behind -= len(entries)
         self.flight.add([entry for entry in entries if entry.key < BACKLOG_KEY])
         self.upstream_writable()
 
@@ -114,8 +141,12 @@ class Drain:
         count, need = self._drop_waiting(route, need)
         if need > 0 and self.queue.unloaded:
             after = self._loaded_key
-            rows = await self._committer.read(
-                lambda: self._outbox.oldest(after, route.filter, need))
+            try:
+                rows = await self._committer.read(
+                    lambda: self._outbox.oldest(after, route.filter, need))
+            except OutboxError as error:  # a full disk; the next message asks again
+                log.warning("cannot make room reason=%r", str(error))
+                rows = []
             rows = [row for row in rows if row[0] > self._loaded_key and row[0] not in self._gone]
             self._drop_rows(rows, "drop-oldest")
             count += len(rows)

@@ -5,7 +5,8 @@ The rules (OASIS MQTT 3.1.1 and 5.0, sections 4.3 and 4.4):
   queued ──send──▶ sent ──PUBACK──▶ done                                        QoS 1
   queued ──send──▶ sent ──PUBREC──▶ releasing ──on disk──▶ released ──PUBCOMP──▶ done   QoS 2
 
-- An entry is here only after it is on disk, with its packet identifier.
+- At QoS 2 an entry is here only after it is on disk, with its packet identifier: a crash must not
+  forget which message the upstream holds under it. At QoS 1 it may still be on its way there.
 - Nothing is forgotten on send: only PUBACK or PUBCOMP ends it, and its packet identifier is free
   again only when that end is on disk.
 - After PUBREC an entry belongs to the upstream: it is never published again. Its PUBREL goes out
@@ -140,10 +141,10 @@ class Flight:
         self._again.clear()
 
     def add(self, entries: list[Entry]) -> None:
-        """Entries that are on disk now, to be sent in the order given within each lane."""
+        """Entries to be sent, in the order given within each lane."""
         lanes = self.lanes
         for entry in entries:
-            if not entry.sent:  # else superseded while it was written
+            if not entry.sent:  # else superseded before it came here
                 lanes[entry.key >> LANE_SHIFT].append(entry)
 
     def queued(self) -> int:

@@ -137,6 +137,16 @@ class MosquittoSqlite(MosquittoBridge):
         return ["persistence_location {folder}/", f"plugin {plugin}", "plugin_opt_sync full"]
 
 
+class MosquittoSynced(MosquittoSqlite):
+    """The same, told to write at once: what it has that comes nearest to keeping a message before
+    it is acknowledged."""
+
+    name = "mosquitto-2.1-sqlite-synced"
+
+    def extra(self) -> list[str]:
+        return [*super().extra(), "plugin_opt_flush_period 0"]
+
+
 class MosquittoNext(MosquittoSqlite):
     """Mosquitto 2.1 without any persistence."""
 
@@ -175,7 +185,7 @@ class PahoBridge(Contestant):
 
 CONTESTANTS: dict[str, type[Contestant]] = {
     kind.name: kind for kind in (Tidegate, MosquittoBridge, MosquittoMemory, MosquittoSqlite,
-                                 MosquittoNext, PahoBridge)}
+                                 MosquittoSynced, MosquittoNext, PahoBridge)}
 
 
 def paho_bridge(port: int, upstream_port: int, qos: int) -> None:
