@@ -47,7 +47,9 @@ class Drain:
         self._ack_timeout_s = ack_timeout_s
         self._loaded_key = 0
         self._loading = False
-        self._behind = 0  # messages that wait for the disk; none may overtake them
+        self._behind = 0  # messages that wait for the disk
+        self._commits = 0
+        self._held: dict[str, int] = {}  # source → commit with which its last such message comes
         self._offered = False
         self._gone: set[int] = set()  # backlog keys dropped, perhaps not yet on disk
         self._leaving_bytes = 0  # dropped from memory, still on disk
@@ -65,17 +67,21 @@ class Drain:
 
     def offer(self, entries: list[Entry], *, early: bool) -> bool:
         """Take entries that are on their way to the disk, if they may go out early and that is
-        quicker; all or none. The others come with `committed`, and nothing overtakes them."""
-        committer = self._committer
-        if early and self._behind == 0 and self.flight.connected and committer.failing is None \
-                and not committer.flooded() \
-                and all(entry.qos < 2 and entry.key < BACKLOG_KEY for entry in entries):
+        quicker; all or none. The others come with `committed`, and nothing of their source
+        overtakes them."""
+        committer, held, commits = self._committer, self._held, self._commits
+        if early and self.flight.connected and committer.failing is None \
+                and not committer.flooded() and all(
+                    entry.qos < 2 and entry.key < BACKLOG_KEY
+                    and held.get(entry.source, 0) <= commits for entry in entries):
             self.flight.add(entries)
             if not self._offered:  # one write for all of a wake-up
                 self._offered = True
                 asyncio.get_running_loop().call_soon(self._send_offered)
             return True
         self._behind += len(entries)
+        for entry in entries:
+            held[entry.source] = commits + 2  # one may be under way without them
         return False
 
     def _send_offered(self) -> None:
@@ -85,6 +91,9 @@ class Drain:
     def committed(self, entries: list[Entry]) -> None:
         """These entries, which `offer` did not take, are on disk."""
         self._behind -= len(entries)
+        self._commits += 1
+        if not self._behind:
+            self._held.clear()
         self.flight.add([entry for entry in entries if entry.key < BACKLOG_KEY])
         self.upstream_writable()
 

@@ -32,16 +32,18 @@ class Disk:
     """Holds commits up while it is told to, or refuses them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._free = threading.Event()
-        self._free.set()
+        self._free, self._passes = True, 0
+        self._changed = threading.Condition()
         self.waiting = threading.Event()
         self.full = False
         inner = Outbox.commit
 
         def held(outbox: Outbox, record: Record) -> None:
-            if not self._free.is_set():
-                self.waiting.set()
-                assert self._free.wait(20)
+            with self._changed:
+                if not self._free:
+                    self.waiting.set()
+                assert self._changed.wait_for(lambda: self._free or self._passes, 20)
+                self._passes -= not self._free
             if self.full:
                 raise OutboxError("the disk is full")
             inner(outbox, record)
@@ -51,10 +53,18 @@ class Disk:
         monkeypatch.setattr(commit, "RETRY_S", 0.05)
 
     def hold(self) -> None:
-        self._free.clear()
+        with self._changed:
+            self._free = False
 
     def go_on(self) -> None:
-        self._free.set()
+        with self._changed:
+            self._free = True
+            self._changed.notify()
+
+    def let_one_pass(self) -> None:
+        with self._changed:
+            self._passes += 1
+            self._changed.notify()
 
 
 @pytest.fixture
@@ -124,7 +134,7 @@ def test_qos_0_goes_out_at_once(disk: Disk, broker: FakeBroker, gateway: Gateway
     gateway.wait_for("depth", 0)
 
 
-def test_qos_2_waits_for_the_disk_and_nothing_overtakes_it(
+def test_qos_2_waits_for_the_disk_and_nothing_of_its_sender_overtakes_it(
         disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient) -> None:
     disk.hold()
     client.send(publish("once/t", b"first", 1, 1) + publish("t", b"second", 1, 2))
@@ -132,14 +142,36 @@ def test_qos_2_waits_for_the_disk_and_nothing_overtakes_it(
     client.send(publish("t", b"third", 1, 3))
     assert waits(client)
     assert sent(gateway) == 1
+    with RawClient(gateway.port) as other:
+        other.open("other")
+        other.send(publish("t", b"of another"))
+        broker.wait_for(b"of another")
     disk.go_on()
     assert [client.read() for _ in range(3)] == [puback(1), puback(2), puback(3)]
     gateway.wait_for("depth", 0)
-    assert broker.payloads() == [b"first", b"second", b"third"]
+    assert broker.payloads() == [b"of another", b"first", b"second", b"third"]
     disk.hold()  # and the way is free again
     client.send(publish("t", b"fourth", 1, 4))
     broker.wait_for(b"fourth")
     disk.go_on()
+
+
+def test_commit_under_way_frees_nothing_that_came_after_its_start(
+        disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient) -> None:
+    disk.hold()
+    client.send(publish("once/t", b"first", 1, 1))
+    assert disk.waiting.wait(10)
+    client.send(publish("once/t", b"second", 1, 2))
+    assert waits(client)
+    disk.let_one_pass()
+    assert client.read() == puback(1)
+    client.send(publish("t", b"third", 1, 3))
+    assert waits(client)
+    assert sent(gateway) == 2
+    disk.go_on()
+    assert [client.read(), client.read()] == [puback(2), puback(3)]
+    gateway.wait_for("depth", 0)
+    assert broker.payloads() == [b"first", b"second", b"third"]
 
 
 def test_batch_of_the_contract_waits_for_the_disk(
