@@ -24,6 +24,7 @@ from gateway.door import Door
 from gateway.drain import Drain
 from gateway.errors import ProtocolError
 from gateway.flight import Flight
+from gateway.leaving import Leaving
 from gateway.listener import Listener
 from gateway.local import Locals, Session
 from gateway.local_broker import LocalBroker
@@ -56,13 +57,14 @@ class Bridge:
         self.router = Router(config.route, config.upstream.topic_prefix)
         pacer = Pacer(config.outbox.commit_ms / 1000, config.outbox.commit_bytes)
         self.committer = Committer(self.outbox, pacer)
-        self.drain = Drain(self.flight, self.queue, self.committer, self.outbox, config.route,
+        self.leaving = Leaving(self.flight, self.queue, self.committer, self.outbox, config.route)
+        self.drain = Drain(self.flight, self.queue, self.committer, self.outbox, self.leaving,
                            config.upstream.ack_timeout_s)
         self.clients = Clients(self.locals, self.committer, start.received, start.wills)
         self.clients.max_unacked_bytes = config.listener.max_unacked_bytes
         self.clients.intake = self._take
         self.drain.on_connected = self._say_online
-        self.drain.on_room = self.clients.room
+        self.leaving.on_room = self.clients.room
         self.door = None if config.listener.credentials is None else Door(
             self.clients, Path(config.listener.credentials), config.allow,
             allow_anonymous=config.listener.allow_anonymous)
@@ -183,7 +185,7 @@ class Bridge:
         if added is None:
             return False
         if added[1] is not None:
-            self.drain.supersede(added[1])
+            self.leaving.supersede(added[1])
         entries.append(added[0])
         return True
 
@@ -194,7 +196,7 @@ class Bridge:
         assert added is not None
         entry, old = added
         if old is not None:
-            self.drain.supersede(old)
+            self.leaving.supersede(old)
         entries.append(entry)
 
     def _take_batch(self, device: str, publish: wire.Publish, entries: list[Entry],
@@ -246,7 +248,7 @@ class Bridge:
         """At the cap: routes that drop their oldest make room."""
         for route in self.config.route:
             if route.full == "drop-oldest":
-                self.drain.make_room(route)
+                self.leaving.make_room(route)
 
     # --- what goes out beside it
 
@@ -280,7 +282,7 @@ class Bridge:
         """Route what comes from now on like this; what is in the outbox keeps its topic."""
         self.config.route = routes
         self.router = Router(routes, self.config.upstream.topic_prefix)
-        self.drain.use_routes(routes)
+        self.leaving.use_routes(routes)
 
     def status(self) -> dict[str, Any]:
         """What a person or a script wants to know; see status.py."""

@@ -23,7 +23,7 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "depth": bridge.queue.depth - len(bridge.committer.done),
         "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,
         "oldest_s": _oldest_s(bridge), "in_flight": len(bridge.flight.in_flight),
-        "refused": bridge.queue.refused, "delivered": bridge.drain.delivered,
+        "refused": bridge.queue.refused, "delivered": bridge.leaving.delivered,
         "commits": bridge.committer.commits,
         "payload_bytes": bridge.committer.payload_bytes, "written_bytes": written_bytes(),
         "longest_commit_ms": round(bridge.committer.longest_ms, 1),
