@@ -46,6 +46,7 @@ CASES = [
     Case("one busy", 1, 1, 1, 100), Case("one busy", 1, 2, 1, 100), Case("one busy", 0, 1, 1),
     Case("500/s", 1, 2, rate_per_s=500), Case("500/s", 1, 1, rate_per_s=500),
     Case("50/s of 200 B", 1, 2, rate_per_s=50, payload_bytes=200),
+    Case("50/s of 200 B", 1, 1, rate_per_s=50, payload_bytes=200),
 ]
 
 
