@@ -13,13 +13,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from tools.lifetime import Startable
 from tools.ports import HOST
 from tools.verdict import Message, Record, Verdict, judge_messages, judge_records
 
@@ -69,7 +69,7 @@ def told_record(device: str, line: str) -> Record | None:
         return None
 
 
-class _Session:
+class _Session(Startable):
     """A paho client with a session that outlives its connections, run by paho's own thread."""
 
     def __init__(self, port: int, client_id: str) -> None:
@@ -117,14 +117,6 @@ class _Session:
         with self.changed:
             if not self.changed.wait_for(ready, timeout_s):
                 raise JudgeError(f"no {what} within {timeout_s} s")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 class Subscriber(_Session):
@@ -191,10 +183,6 @@ class Subscriber(_Session):
         """Connect and subscribe, waiting at most timeout_s [s] for either."""
         super().start(timeout_s)
         self.wait_for(lambda: self.subscribed > 0, timeout_s, "SUBACK")
-
-    def __enter__(self) -> Subscriber:
-        self.start()
-        return self
 
     def records(self) -> list[Record]:
         """Return the names of the records that arrived, in order."""
@@ -294,10 +282,6 @@ class Producer(_Session):
         """Return every message sent, in order, and whether it was acknowledged."""
         with self.changed:
             return [(message, index in self._owed) for index, message in enumerate(self.sent)]
-
-    def __enter__(self) -> Producer:
-        self.start()
-        return self
 
 
 def verdict_of_records(told: Iterable[Record], subscriber: Subscriber) -> Verdict:
