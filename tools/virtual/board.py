@@ -156,7 +156,7 @@ class VirtualBoard(Startable):
 
     def type_in(self, data: bytes) -> None:
         """Type on its console."""
-        self._do(lambda core: core.typed(data))
+        self._do(lambda core: core.uart.typed(data))
 
     def wait(self, pattern: str, timeout_s: float = 10.0, after: int = 0) -> re.Match[str]:
         """Wait for a console line; see `Console.wait`."""
@@ -177,9 +177,10 @@ class VirtualBoard(Startable):
     @property
     def port(self) -> str:
         """Give the path of its serial port, a pty."""
-        if self.core.terminal is None:
+        terminal = self.core.uart.terminal
+        if terminal is None:
             raise RuntimeError("this virtual board was started without a pty")
-        return self.core.terminal.path
+        return terminal.path
 
     @property
     def pid(self) -> int | None:
