@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from tools.lifetime import Startable
 from tools.ports import HOST
-from tools.proxy import Counts, Direction, Fault, Proxy
+from tools.proxy import Counts, Proxy
+from tools.proxy_link import Direction, Fault
 
 T = TypeVar("T")
 
