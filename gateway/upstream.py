@@ -15,6 +15,7 @@ from gateway import wire
 from gateway.config import UpstreamConfig
 from gateway.errors import ProtocolError
 from gateway.flight import Limits
+from gateway.outage import Outage
 from gateway.paho_session import READ_BYTES, PahoSession
 
 log = logging.getLogger("tidegate.upstream")
@@ -35,8 +36,21 @@ def longest_wait_s(tried: int, away_s: float) -> float:
     return min(BACKOFF_MOST_S, most_s, 2 * BACKOFF_FIRST_S + away_s)
 
 
+def _reason(error: Exception) -> str:
+    """Say how the connection ended, and not who ended it: broker or network, nobody knows here."""
+    if isinstance(error, ConnectionResetError):
+        return "connection reset"
+    if isinstance(error, BrokenPipeError):
+        return "connection closed"
+    return str(error) or type(error).__name__
+
+
 class Listener(Protocol):
-    """What the link tells."""
+    """What the link tells.
+
+    by_broker: the other end closed, or something between that spoke in its name; see
+    gateway/caution.py for what that may mean.
+    """
 
     def upstream_connected(self, session_present: bool, limits: Limits) -> None: ...
     def upstream_acks(self, acks: list[wire.Ack]) -> None: ...
@@ -56,7 +70,7 @@ class Upstream:
         self.connects = 0
         self._buffer = b""
         self._fd = -1
-        self._tried, self._lost_s = 0, 0.0
+        self._outage = Outage()
         self._last_in_s = self._last_ping_s = 0.0
         self._lost: asyncio.Event = asyncio.Event()
         self._rng = random.Random()
@@ -93,7 +107,7 @@ class Upstream:
 
     def drop(self, reason: str) -> None:
         """Give the link up; it is tried again after a backoff."""
-        if self._fd >= 0:
+        if self.connected:  # else it is one more try in vain, whose reason is told as theirs are
             log.warning("%s dropped reason=%r", self._name, reason)
         self._close(reason)
 
@@ -109,16 +123,14 @@ class Upstream:
                 self._attach()
                 await self._watch()
             except (OSError, ValueError) as error:
-                self._close(str(error) or type(error).__name__)
+                self._close(_reason(error))
             if self._session.forgotten:
                 continue
-            if not self._tried:
-                self._lost_s = time.monotonic()
-            self._tried += 1
+            now_s = time.monotonic()
+            level, text = self._outage.failed(self._reason, now_s)
             wait_s = self._rng.uniform(
-                0, longest_wait_s(self._tried, time.monotonic() - self._lost_s))
-            log.warning("%s away reason=%r try=%d next_try_s=%.1f", self._name, self._reason,
-                        self._tried, wait_s)
+                0, longest_wait_s(self._outage.tries, self._outage.lasts_s(now_s)))
+            log.log(level, "%s %s next_try_s=%.1f", self._name, text, wait_s)
             self.state = f"away: {self._reason}"
             await asyncio.sleep(wait_s)
 
@@ -169,7 +181,7 @@ class Upstream:
                 part = self._session.receive()
                 if not part:
                     if not received:
-                        self._close("closed by the broker", by_broker=True)
+                        self._close("connection closed", by_broker=True)
                         return
                     break
                 received.append(part)
@@ -178,7 +190,7 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(str(error), by_broker=isinstance(error, ConnectionResetError))
+            self._close(_reason(error), by_broker=isinstance(error, ConnectionResetError))
             return
         if received:
             self._last_in_s = time.monotonic()
@@ -232,7 +244,7 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(self._last_words() or str(error),
+            self._close(self._last_words() or _reason(error),
                         by_broker=isinstance(error, (ConnectionResetError, BrokenPipeError)))
             return
         if self._session.out:
@@ -246,8 +258,10 @@ class Upstream:
             return ""
         try:
             self._session.receive()
+        except BlockingIOError:  # not a word
+            pass
         except OSError as error:
-            return str(error)
+            return _reason(error)
         return ""
 
     def _drained(self) -> None:
@@ -274,10 +288,11 @@ class Upstream:
 
     def _opened(self, session_present: bool, limits: Limits, keepalive_s: int) -> None:
         """The broker accepted us."""
-        self.connected, self.state, self._tried = True, "connected", 0
+        self.connected, self.state = True, "connected"
+        outage, self._outage = self._outage, Outage()
         self.connects += 1
         self._ping_s = min(PING_S, keepalive_s / 2) if keepalive_s else PING_S
-        log.info("%s connected host=%s port=%d session_present=%s window=%d max_qos=%d",
+        log.info("%s connected host=%s port=%d session_present=%s window=%d max_qos=%d%s",
                  self._name, self.config.host, self.config.port, session_present, limits.window,
-                 limits.max_qos)
+                 limits.max_qos, outage.summary(time.monotonic()))
         self._listener.upstream_connected(session_present, limits)

@@ -15,14 +15,28 @@ settings.load_profile("tidegate")
 
 ORDER = ("unit", "device", "gateway", "board", "hil", "chain", "crash")
 HERE = Path(__file__).parent
+SLOW = {  # folder: how to have its slow tests run, which otherwise are not; hil has its own rule
+    "board": "fetches mpflash: pytest -m slow tests/board",
+    "gateway": "takes long: make service-test",
+    "crash": "takes long: make crash, or pytest -m slow",
+}
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(HERE).parts[0]
 
 
 def _rank(item: pytest.Item) -> int:
-    folder = item.path.relative_to(HERE).parts[0]
+    folder = _folder(item)
     return ORDER.index(folder) if folder in ORDER else len(ORDER)
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort by folder; within a folder the order stays."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort by folder, the order within one stays; skip what is slow unless it is asked for."""
     items.sort(key=_rank)
+    if "slow" in config.getoption("markexpr"):
+        return
+    for item in items:
+        if _folder(item) in SLOW and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason=SLOW[_folder(item)]))

@@ -14,7 +14,6 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Self
 
 import serial
@@ -30,6 +29,7 @@ from tools.board_errors import (
     SilentError,
     UnpluggedError,
 )
+from tools.lifetime import Closeable
 from tools.serial_port import open_port
 
 ANSWER_S = 15.0  # the longest a piece of code may take
@@ -38,7 +38,7 @@ STOP_TRIES = 3
 CHUNK = 512
 
 
-class BoardLink:
+class BoardLink(Closeable):
     """A board whose firmware is stopped while we talk. port: the path of a serial port."""
 
     def __init__(self, port: str) -> None:
@@ -60,14 +60,6 @@ class BoardLink:
             return SerialTransport(self.port, baudrate=115200, timeout=0.2)
         except TransportError:
             return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextlib.contextmanager
     def _guard(self, doing: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from tools.crash_judge import judge_site
 from tools.crash_plan import quiet_round
 from tools.crash_site import Site
 from tools.crash_verdict import Tally
-from tools.proxy import Fault
+from tools.proxy_link import Fault
 
 Side = Literal["up", "down"]
 SIDES: tuple[Side, Side] = ("up", "down")

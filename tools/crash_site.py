@@ -22,7 +22,8 @@ from tools.crash_wire import WireLog
 from tools.mosquitto import Mosquitto
 from tools.ports import HOST, free_port
 from tools.procs import Child
-from tools.proxy import Fault, Proxy
+from tools.proxy import Proxy
+from tools.proxy_link import Fault
 
 T = TypeVar("T")
 TICK_S = 0.01

@@ -28,7 +28,7 @@ from tools.crash_mqtt import (
     Publish,
     parse_publish,
 )
-from tools.proxy import DIRECTIONS, Direction, Link
+from tools.proxy_link import DIRECTIONS, Direction, Link
 
 NAMES = {PUBLISH: "PUBLISH", PUBACK: "PUBACK", PUBREC: "PUBREC", PUBREL: "PUBREL",
          PUBCOMP: "PUBCOMP"}

@@ -24,6 +24,7 @@ from tools.demo_state import DemoState
 from tools.demo_view import View
 from tools.gateway_process import Gateway
 from tools.judge import Subscriber
+from tools.lifetime import Closeable
 from tools.mosquitto import Mosquitto
 from tools.verdict import Record, Verdict, judge_records
 
@@ -75,7 +76,7 @@ TIMELINE: Sequence[Step] = (
 )
 
 
-class Show:
+class Show(Closeable):
     """The chain and what is done to it. Use it as a context manager; `run` plays the timeline."""
 
     def __init__(
@@ -108,9 +109,6 @@ class Show:
             self.close()
             raise
         return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop everything, boards first; nothing is left behind."""

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from tools.judge import Arrival, record_of, told_record
+from tools.arrival import Arrival, record_of, told_record
 from tools.verdict import Record
 
 STORY_LINES = 12

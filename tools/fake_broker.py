@@ -11,8 +11,8 @@ import struct
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 
+from tools.lifetime import Closeable
 from tools.ports import HOST
 from tools.raw_client import packet
 
@@ -57,7 +57,7 @@ class Behaviour:
     """Says `session present` from the second connection on."""
 
 
-class FakeBroker:
+class FakeBroker(Closeable):
     """Listens on a free loopback port until the `with` block ends."""
 
     def __init__(self, behaviour: Behaviour | None = None, *, v5: bool = True) -> None:
@@ -124,13 +124,6 @@ class FakeBroker:
         finally:
             self._sockets.discard(sock)
             sock.close()
-
-    def __enter__(self) -> FakeBroker:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()
 
 
 class _Link:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from gateway import control
+from tools.lifetime import Startable
 from tools.ports import HOST, PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
@@ -17,7 +17,7 @@ FAULTY = [sys.executable, "-m", "tools.faulty_gateway", "--fault"]
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-class Gateway:
+class Gateway(Startable):
     """`tidegate run` on a free loopback port, with its outbox in `folder`.
 
     upstream_port: of the broker on loopback. settings: TOML that follows the two tables
@@ -84,15 +84,3 @@ class Gateway:
             return control.ask(self.folder / "outbox.db")
         except control.NotRunningError:
             return None
-
-    def __enter__(self) -> Gateway:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -6,20 +6,20 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import uvloop
 
 from gateway import config
 from gateway.bridge import Bridge
+from tools.lifetime import Startable
 from tools.ports import HOST
 from tools.waiting import wait_until
 
 T = TypeVar("T")
 
 
-class GatewayThread:
+class GatewayThread(Startable):
     """A Bridge on a free loopback port, with its outbox in `folder`.
 
     listener, outbox, upstream, routes: TOML lines of those tables; routes with their headers.
@@ -102,14 +102,6 @@ class GatewayThread:
             self._thread.join(20.0)
         if self._failed is not None:
             raise self._failed
-
-    def __enter__(self) -> GatewayThread:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.stop()
 
 
 Make = Callable[..., GatewayThread]

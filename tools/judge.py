@@ -7,19 +7,18 @@ PUBACK it was given. What they saw goes to `tools.verdict`.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from tools.arrival import Arrival, record_of
+from tools.lifetime import Startable
 from tools.ports import HOST
 from tools.verdict import Message, Record, Verdict, judge_messages, judge_records
 
@@ -33,43 +32,7 @@ class JudgeError(Exception):
     """The judge itself could not do its work; no verdict follows from that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One message as the subscriber got it; t_ns is monotonic."""
-
-    t_ns: int
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-
-    @property
-    def message(self) -> Message:
-        """The message by its content."""
-        return Message(self.topic, self.payload)
-
-
-def record_of(payload: bytes) -> Record | None:
-    """Return the name of an upstream record (docs/contract.md), None for anything else."""
-    try:
-        data = json.loads(payload)
-        return Record(data["device"], data["life"], int(data["boot"]), int(data["seq"]))
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def told_record(device: str, line: str) -> Record | None:
-    """Return the record that a board's console tells of: `rec <life> <boot> <seq>`."""
-    words = line.split()
-    if len(words) != 4 or words[0] != "rec":
-        return None
-    try:
-        return Record(device, words[1], int(words[2]), int(words[3]))
-    except ValueError:
-        return None
-
-
-class _Session:
+class _Session(Startable):
     """A paho client with a session that outlives its connections, run by paho's own thread."""
 
     def __init__(self, port: int, client_id: str) -> None:
@@ -117,14 +80,6 @@ class _Session:
         with self.changed:
             if not self.changed.wait_for(ready, timeout_s):
                 raise JudgeError(f"no {what} within {timeout_s} s")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 class Subscriber(_Session):
@@ -191,10 +146,6 @@ class Subscriber(_Session):
         """Connect and subscribe, waiting at most timeout_s [s] for either."""
         super().start(timeout_s)
         self.wait_for(lambda: self.subscribed > 0, timeout_s, "SUBACK")
-
-    def __enter__(self) -> Subscriber:
-        self.start()
-        return self
 
     def records(self) -> list[Record]:
         """Return the names of the records that arrived, in order."""
@@ -294,10 +245,6 @@ class Producer(_Session):
         """Return every message sent, in order, and whether it was acknowledged."""
         with self.changed:
             return [(message, index in self._owed) for index, message in enumerate(self.sent)]
-
-    def __enter__(self) -> Producer:
-        self.start()
-        return self
 
 
 def verdict_of_records(told: Iterable[Record], subscriber: Subscriber) -> Verdict:

@@ -20,10 +20,10 @@ import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 
 from tools import debian
 from tools.cachedir import Say, silent
+from tools.lifetime import Startable
 from tools.ports import HOST, PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
@@ -58,7 +58,7 @@ def find_program(program: str = "mosquitto", say: Say = silent) -> list[str]:
         raise MosquittoMissingError(f"{program}: not on this machine, and {error}") from error
 
 
-class Mosquitto:
+class Mosquitto(Startable):
     """A Mosquitto that starts, stops, dies and comes back on the same port with the same files.
 
     extra: further lines of mosquitto.conf. persistence: whether it keeps its sessions and
@@ -157,18 +157,6 @@ class Mosquitto:
     def running(self) -> bool:
         """Whether the broker is there now."""
         return self.child.running
-
-    def __enter__(self) -> Mosquitto:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
 
 def client_command(program: str, port: int, *args: str) -> list[str]:

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 from tools import cachedir, cleanroom, debian
+from tools.lifetime import Startable
 from tools.procs import die_with_us
 from tools.waiting import wait_until
 
@@ -72,7 +72,7 @@ def run_in(root: Path, source: Path, commands: str) -> subprocess.CompletedProce
         check=False)
 
 
-class Booted:
+class Booted(Startable):
     """The root with its systemd running and the project at /source; `run` enters it."""
 
     def __init__(self, root: Path, source: Path, log: Path) -> None:
@@ -117,7 +117,8 @@ class Booted:
         state = self.run("systemctl", "is-system-running", check=False).splitlines()[-1:]
         return state in (["running"], ["degraded"])
 
-    def __enter__(self) -> Booted:
+    def start(self) -> None:
+        """Boot it and wait until its systemd is up."""
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 die_with_us([*self._argv, "--boot", "--console=pipe"]),
@@ -125,12 +126,11 @@ class Booted:
         try:
             wait_until(self._up, 60.0, "systemd is up")
         except BaseException:
-            self.__exit__(None, None, None)
+            self.stop()
             raise
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def stop(self) -> None:
+        """Shut it down, by force where it does not."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGTERM)  # nspawn asks its systemd to shut down

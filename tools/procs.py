@@ -15,7 +15,8 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+
+from tools.lifetime import Startable
 
 STOP_S = 10.0
 """How long a process may take to end after SIGTERM before it gets SIGKILL."""
@@ -33,7 +34,7 @@ def die_with_us(argv: Sequence[str]) -> list[str]:
     return [setpriv, "--pdeathsig", "KILL", "--", *argv]
 
 
-class Child:
+class Child(Startable):
     """One child process with its output in a log file; stopped when the `with` block ends."""
 
     def __init__(
@@ -121,15 +122,3 @@ class Child:
             return ""
         text = self.log.read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
-
-    def __enter__(self) -> Child:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, TypeVar
 
+from tools.lifetime import Startable
 from tools.ports import HOST
-from tools.proxy import Counts, Direction, Fault, Proxy
+from tools.proxy import Counts, Proxy
+from tools.proxy_link import Direction, Fault
 
 T = TypeVar("T")
 
 
-class ProxyThread:
+class ProxyThread(Startable):
     """A Proxy with a thread and an event loop of its own, for code that has none."""
 
     def __init__(self, target_port: int, *, port: int = 0, seed: int = 0,
@@ -74,15 +75,3 @@ class ProxyThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
         self._loop.close()
-
-    def __enter__(self) -> ProxyThread:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from types import TracebackType
 
+from tools.lifetime import Closeable
 from tools.ports import HOST
 
 
@@ -49,7 +49,7 @@ def pubrel(mid: int) -> bytes:
     return packet(0x62, struct.pack(">H", mid))
 
 
-class RawClient:
+class RawClient(Closeable):
     """One connection. Reads return (first byte, body); None when the peer has closed."""
 
     def __init__(self, port: int) -> None:
@@ -106,10 +106,3 @@ class RawClient:
     def close(self) -> None:
         """Close without DISCONNECT."""
         self.sock.close()
-
-    def __enter__(self) -> RawClient:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.close()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 
+from tools.lifetime import Startable
 from tools.ports import PortError, free_port, wait_for_port
 from tools.procs import Child, ChildError
 
 
-class Served:
+class Served(Startable):
     """A server in a process of its own; stopped when the `with` block ends.
 
     folder: its files, and what it says in `program.log`.
@@ -38,11 +38,3 @@ class Served:
     def stop(self) -> None:
         """Stop it."""
         self.child.stop()
-
-    def __enter__(self) -> Served:
-        self.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        self.stop()

@@ -32,12 +32,3 @@ def make(tmp_path: Path) -> Iterator[Make]:
             return board.start()
 
         yield start
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What fetches mpflash and its thirty packages runs only where it is asked for."""
-    if "slow" in config.getoption("markexpr"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow") and "tests/board/" in item.nodeid:
-            item.add_marker(pytest.mark.skip(reason="fetches mpflash: pytest -m slow tests/board"))

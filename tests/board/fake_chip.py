@@ -18,8 +18,8 @@ import tty
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+
+from tools.lifetime import Startable
 
 MAGIC_ADDRESS = 0x40001000
 SPI_USER = 1 << 18
@@ -33,7 +33,7 @@ UNKNOWN_COMMAND = b"\x01\x05"
 
 
 @dataclass
-class FakeChip:
+class FakeChip(Startable):
     """chip: as board files name it. silent: it is not in its loader. worn: one bit of what is
     written does not hold. leaves_at: after so many bytes of the image its cable is pulled.
 
@@ -50,7 +50,8 @@ class FakeChip:
     baud: int = 115200
     asked: list[int] = field(default_factory=list)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Be there, on `port`."""
         self.flash = bytearray(b"\xa5" * (self.flash_mb << 20))  # of before
         self._stub = False
         self._registers: dict[int, int] = {}
@@ -62,14 +63,9 @@ class FakeChip:
         self._stop_read, self._stop_write = os.pipe()
         self._thread = threading.Thread(target=self._run, name="chip")
         self._thread.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def stop(self) -> None:
+        """Take the cable out."""
         os.close(self._stop_write)
         self._thread.join()
         os.close(self._stop_read)

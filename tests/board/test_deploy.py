@@ -48,6 +48,15 @@ def use(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(firmware, "collect", lambda march="": version(number))
 
 
+def with_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> VirtualBoard:
+    """Give a board with the first firmware; the next that is deployed is the second."""
+    board = make("pass", pty=True)
+    use(monkeypatch, 1)
+    deploy.deploy(board.port)
+    use(monkeypatch, 2)
+    return board
+
+
 def test_deploys_the_firmware_and_it_comes_up(make: Make) -> None:
     board = make(config=CONFIG, pty=True, heap_kb=128)
     done = deploy.deploy(board.port, board=boards.load("virtual"), kinds=["dht22", "ds18b20"])
@@ -91,10 +100,7 @@ class CableError(UnpluggedError):
 def test_cable_pulled_at_any_file_leaves_the_old_firmware_running(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = make("pass", pty=True)
-    use(monkeypatch, 1)
-    deploy.deploy(board.port)
-    use(monkeypatch, 2)
+    board = with_first(make, monkeypatch)
     steps: list[str] = []
     deployed = 0
 
@@ -120,10 +126,7 @@ def test_cable_pulled_at_any_file_leaves_the_old_firmware_running(
 def test_power_cut_at_any_moment_leaves_one_firmware_whole(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = make("pass", pty=True)
-    use(monkeypatch, 1)
-    deploy.deploy(board.port)
-    use(monkeypatch, 2)
+    board = with_first(make, monkeypatch)
     before = board.flash.operations()
     deploy.deploy(board.port)
     operations = board.flash.operations() - before

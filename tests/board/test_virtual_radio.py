@@ -64,6 +64,17 @@ def talk(server: Server) -> str:
     return TALK.format(ssid="lab", key="secret", port=server.port)
 
 
+def sending_a(make: Make, server: Server) -> VirtualBoard:
+    """Give a board at its prompt with a connection `s` to the server, on which it sent b'a'."""
+    board = make(JOIN.format(ssid="lab", key="secret"), config=WIFI)
+    board.wait("^status 1010 True$")
+    board.type_in(
+        f"s = socket.socket(); s.connect(socket.getaddrinfo('127.0.0.1', {server.port})"
+        "[0][-1]); s.send(b'a')\r".encode()
+    )
+    return board
+
+
 def is_silent(connection: socket.socket, for_s: float = 0.15) -> bool:
     return not select.select([connection], [], [], for_s)[0]
 
@@ -111,12 +122,7 @@ def test_lost_access_point_is_noticed_and_names_do_not_resolve(make: Make, serve
 
 
 def test_silent_network_is_not_noticed_by_the_station(make: Make, server: Server) -> None:
-    board = make(JOIN.format(ssid="lab", key="secret"), config=WIFI)
-    board.wait("^status 1010 True$")
-    board.type_in(
-        f"s = socket.socket(); s.connect(socket.getaddrinfo('127.0.0.1', {server.port})"
-        "[0][-1]); s.send(b'a')\r".encode()
-    )
+    board = sending_a(make, server)
     with server.accept() as connection:
         assert connection.recv(10) == b"a"
         board.network_silent(True)
@@ -143,12 +149,7 @@ def test_power_cut_leaves_the_far_end_half_open(make: Make, server: Server) -> N
 
 
 def test_soft_reset_closes_in_order(make: Make, server: Server) -> None:
-    board = make(JOIN.format(ssid="lab", key="secret"), config=WIFI)
-    board.wait("^status 1010 True$")
-    board.type_in(
-        f"s = socket.socket(); s.connect(socket.getaddrinfo('127.0.0.1', {server.port})"
-        "[0][-1]); s.send(b'a')\r".encode()
-    )
+    board = sending_a(make, server)
     with server.accept() as connection:
         assert connection.recv(10) == b"a"
         board.type_in(b"\x04")

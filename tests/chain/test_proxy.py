@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tools.ports import HOST, free_port
-from tools.proxy import Fault, corrupt_bytes
+from tools.proxy_link import Fault, corrupt_bytes
 from tools.proxy_thread import ProxyThread
 
 

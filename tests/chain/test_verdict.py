@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.judge import record_of, told_record
+from tools.arrival import record_of, told_record
 from tools.verdict import (
     UNTOLD,
     Message,

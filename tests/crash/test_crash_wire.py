@@ -9,7 +9,7 @@ import pytest
 from tools import crash_mqtt as mqtt
 from tools.crash_devices import Key
 from tools.crash_wire import WireLog
-from tools.proxy import Direction, Link
+from tools.proxy_link import Direction, Link
 
 ONE = ("dev", 0, 1)
 

@@ -3,80 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import json
 import struct
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from node.sensor import Sampler, Sensor
-
-
-class Pin:
-    """A pin whose level the test sets."""
-
-    IN, OUT, PULL_UP, IRQ_FALLING = 1, 3, 2, 2
-    levels: ClassVar[dict[int, int]] = {}
-
-    def __init__(self, number: int, *_: Any, value: int | None = None) -> None:
-        self.number = number
-
-    def value(self, level: int | None = None) -> int:
-        if level is not None:
-            self.levels[self.number] = level
-        return self.levels.get(self.number, 0)
-
-    def irq(self, handler: Any, _trigger: int) -> None:
-        self.handler = handler
-
-
-class Bus:
-    """An I2C bus with one part: a function from what was written to what is read."""
-
-    part: Any = None
-
-    def __init__(self, **_: Any) -> None:
-        self.written = b""
-
-    def writeto(self, address: int, data: bytes) -> None:
-        assert address == self.part.address
-        self.written = bytes(data)
-
-    def readfrom(self, address: int, count: int) -> bytes:
-        data: bytes = self.part.answer(self.written)
-        assert len(data) == count
-        return data
-
-    def readfrom_mem(self, address: int, register: int, count: int) -> bytes:
-        return bytes(self.part.registers[register : register + count])
-
-    def writeto_mem(self, address: int, register: int, data: bytes) -> None:
-        self.part.registers[register : register + len(data)] = data
-
-
-class Adc:
-    ATTN_11DB = 3
-    uv = 0
-
-    def __init__(self, _pin: Pin, atten: int) -> None:
-        pass
-
-    def read_uv(self) -> int:
-        return self.uv
-
-
-machine = SimpleNamespace(Pin=Pin, SoftI2C=Bus, ADC=Adc, disable_irq=lambda: 0,
-                          enable_irq=lambda _: None)  # fmt: skip
-
-
-def make(kind: str, esp32: Any = None, **settings: Any) -> Any:
-    entry = {"kind": kind, "name": kind, "period_s": 1, **settings}
-    board = SimpleNamespace(machine=machine, esp32=esp32)
-    return importlib.import_module("node.sensors." + kind).make(entry, board)
+from fake_machine import Adc, Bus, Pin, machine, make
+from node.sensor import Sampler
 
 
 def words(*values: int) -> bytes:
@@ -274,50 +210,6 @@ def test_ds18b20_names_several_by_their_serial_number(monkeypatch: pytest.Monkey
         sensor.read()
 
 
-def test_led_says_what_is_wrong_and_a_held_button_is_noticed() -> None:
-    from node.panel import Panel
-
-    def rhythm(panel: Any, start: int, **state: bool) -> str:
-        seen = ""
-        for now in range(start, start + 2000, 100):
-            panel.step(now, state.get("wifi", True), state.get("online", True),
-                       state.get("identify", False))  # fmt: skip
-            seen += str(Pin.levels[2])
-        return seen
-
-    Pin.levels = {0: 1, 2: 0}
-    panel = Panel(machine, {"pin": 2}, {"pin": 0})
-    assert rhythm(panel, 0) == "1" + "0" * 19
-    assert rhythm(panel, 2000, online=False) == "101" + "0" * 17
-    assert rhythm(panel, 4000, wifi=False) == "1" * 10 + "0" * 10
-    assert rhythm(panel, 6000, identify=True) == "01" * 10
-    inverted = Panel(machine, {"pin": 2, "invert": True}, None)
-    assert rhythm(inverted, 0) == "0" + "1" * 19
-    Pin.levels[0] = 0
-    assert not panel.step(8000, True, True, False)
-    assert not panel.step(17999, True, True, False)
-    Pin.levels[0] = 1
-    assert not panel.step(18000, True, True, False)
-    Pin.levels[0] = 0
-    assert not panel.step(18100, True, True, False)
-    assert panel.step(28100, True, True, False)
-
-
-def test_forgetting_the_wifi_leaves_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resets = []
-    board = ModuleType("node.board")
-    board.reset = lambda: resets.append(1)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "node.board", board)
-    monkeypatch.setattr(importlib.import_module("node"), "board", board, raising=False)
-    path = tmp_path / "config.json"
-    path.write_text('{"wifi": {"ssid": "a", "password": "b"}, "device": "d"}')
-    importlib.import_module("node.rare").forget_wifi(str(path))
-    assert json.loads(path.read_text()) == {"wifi": {"ssid": "", "password": ""}, "device": "d"}
-    assert resets == [1]
-
-
 def test_new_sensor_of_the_docs_works_and_is_short() -> None:
     text = (Path(__file__).parents[2] / "docs" / "sensors.md").read_text()
     code = text.split("```python\n")[1].split("```")[0]
@@ -337,46 +229,3 @@ def test_every_kind_is_in_the_docs() -> None:
     helpers = {"__init__", "i2c", "sensirion"}
     kinds = {path.stem for path in (root / "device/node/sensors").glob("*.py")} - helpers
     assert {kind for kind in kinds if f"`{kind}`" not in text} == set()
-
-
-class Flaky(Sensor):
-    UNITS = (("x", ""),)
-    WARM_MS = 10
-
-    def open(self, settings: Any, board: Any) -> None:
-        self.fail = settings["fail"]
-        self.reads: list[str] = []
-
-    def read(self) -> tuple[int]:
-        self.reads.append("read")
-        if self.fail:
-            self.fail -= 1
-            raise Exception("bare, as drivers do")
-        return (1,)
-
-
-@pytest.mark.parametrize(("fail", "records"), [(0, 10), (1, 10), (2, 10), (3, 9), (100, 0)])
-def test_sampler_tries_again_counts_and_gives_up_for_this_time(fail: int, records: int) -> None:
-    sensor = Flaky({"name": "a", "kind": "b", "period_s": 10, "fail": fail}, None)
-    got: list[Any] = []
-    sampler = Sampler([sensor], lambda *record: got.append(record))
-    for now in range(0, 100_000, 10):
-        sampler.step(now)
-    assert len(got) == records
-    assert sensor.errors >= min(fail, 20)
-
-
-def test_sampler_keeps_the_period_and_reads_at_once_when_asked() -> None:
-    sensor = Flaky({"name": "a", "kind": "b", "period_s": 1, "fail": 0}, None)
-    got: list[int] = []
-    sampler = Sampler([sensor], lambda now, *_: got.append(now))
-    for now in range(0, 5000, 3):
-        sampler.step(now)
-    assert len(got) == 5
-    assert all(abs(b - a - 1000) <= 6 for a, b in pairwise(got))
-    sampler.read_now("nobody")
-    assert len(got) == 5
-    assert sampler.read_now("a") == 1
-    sampler.step(5000)
-    sampler.step(5010)
-    assert len(got) == 6

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gpiozero import Device
+from gpiozero.pins.mock import MockFactory
 
 from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
@@ -51,10 +53,11 @@ def judge(upstream: Mosquitto) -> Iterator[Subscriber]:
         yield subscriber
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is slow runs only where it is asked for: `make service-test`."""
-    if "slow" in config.getoption("markexpr"):
-        return
-    for item in items:
-        if item.get_closest_marker("slow") and "tests/gateway/" in item.nodeid:
-            item.add_marker(pytest.mark.skip(reason="takes long: make service-test"))
+@pytest.fixture
+def pins() -> Iterator[MockFactory]:
+    """Pins of no board, for what works a Pi's."""
+    before = Device.pin_factory
+    Device.pin_factory = MockFactory()
+    yield Device.pin_factory
+    Device.pin_factory.reset()
+    Device.pin_factory = before

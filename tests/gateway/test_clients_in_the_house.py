@@ -10,6 +10,7 @@ import pytest
 
 from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
+from tools.lifetime import Startable
 from tools.mosquitto import Mosquitto, client_command
 from tools.procs import die_with_us
 from tools.raw_client import RawClient, packet, publish, text
@@ -20,7 +21,7 @@ def pub(port: int, *args: str) -> None:
     subprocess.run(client_command("mosquitto_pub", port, *args), check=True, timeout=10)
 
 
-class Sub:
+class Sub(Startable):
     """mosquitto_sub on a terminal of its own, so that it does not keep its lines back."""
 
     def __init__(self, port: int, *args: str) -> None:
@@ -43,7 +44,7 @@ class Sub:
         self._process.kill()
         self._process.wait()
 
-    def __enter__(self) -> Sub:
+    def start(self) -> None:
         self._master, slave = os.openpty()
         self._process = subprocess.Popen(self._argv, stdin=subprocess.DEVNULL, stdout=slave,
                                          stderr=slave)
@@ -51,9 +52,8 @@ class Sub:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         wait_until(lambda: b"Subscribed" in self._text, 10, "SUBACK")
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
         self.kill()
         self._reader.join(5.0)
         os.close(self._master)

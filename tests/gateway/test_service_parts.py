@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ from gateway.log import SAME_MOST, WINDOW_S, Calm
 from gateway.outbox import Outbox
 from gateway.panel import AWAY, FAULT, GROWING, WELL, Panel, state_of
 from gateway.watch import Beat
-
-
-@pytest.fixture
-def pins() -> Iterator[MockFactory]:
-    before = Device.pin_factory
-    Device.pin_factory = MockFactory()
-    yield Device.pin_factory
-    Device.pin_factory.reset()
-    Device.pin_factory = before
 
 
 def test_beat_stops_while_the_disk_hangs_and_goes_on_after(tmp_path: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpiozero import Device
 from gpiozero.pins.mock import MockFactory
 
 from gateway import panel as panel_file
@@ -76,15 +74,6 @@ def test_mistake_is_one_line_that_says_what_is_right(tmp_path: Path, text: str,
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
-
-
-@pytest.fixture
-def pins() -> Iterator[MockFactory]:
-    before = Device.pin_factory
-    Device.pin_factory = MockFactory()
-    yield Device.pin_factory
-    Device.pin_factory.reset()
-    Device.pin_factory = before
 
 
 def test_pins_follow_rules_and_are_let_go_at_the_end(

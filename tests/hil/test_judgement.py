@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.arrival import Arrival
 from tools.crash_mqtt import CONNACK, PUBACK, PUBLISH, PUBREC, Publish, ack, encode, publish
 from tools.hil.actor import Item
 from tools.hil.evidence import Evidence, WillOwed
 from tools.hil.judgement import STAGES, Judgement, judge
 from tools.hil.scenario import ScenarioError, parse, parse_expectation
 from tools.hil.sights import Promises, Sights
-from tools.judge import Arrival
 from tools.verdict import Message, Record, judge_stream
 
 ALL = ["lost = 0", "duplicated = 0", "reordered = 0", "invented = 0", "wrong_qos = 0",

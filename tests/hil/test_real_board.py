@@ -20,6 +20,7 @@ from gpiozero import Device
 from gpiozero.pins.mock import MockFactory, MockPin
 
 from tools import firmware
+from tools.arrival import Arrival
 from tools.board_errors import LinkError
 from tools.board_link import BoardLink
 from tools.hil import loan
@@ -30,7 +31,6 @@ from tools.hil.outcome import Run
 from tools.hil.recording import create, new_header, publish_event
 from tools.hil.run import run_scenario
 from tools.hil.scenario import parse
-from tools.judge import Arrival
 from tools.virtual import VirtualBoard
 
 pytest_plugins = ["pytester"]

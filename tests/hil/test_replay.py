@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import statistics
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def record_replay(source: Path, target: Path, broker: Mosquitto, count: int) -> 
             assert report.acknowledged == report.published == count
             judge.wait_for(lambda: len(judge.arrivals) >= count, 10)
         recorder.close()
+
+
+@asynccontextmanager
+async def wire_recorder(seen: list[Event], broker: Mosquitto) -> AsyncIterator[int]:
+    """Record into `seen` what passes to the broker; give the port to connect to."""
+    recorder = WireRecorder(seen.append, {"device": (0, broker.port)})
+    over, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(recorder.run(over, ready.set))
+    await ready.wait()
+    yield recorder.proxies["device"].port
+    over.set()
+    await task
 
 
 def what(event: Event) -> tuple[object, ...]:
@@ -84,18 +97,12 @@ def test_replay_plays_who_was_recorded(tmp_path: Path, broker: Mosquitto) -> Non
     seen: list[Event] = []
 
     async def run() -> None:
-        recorder = WireRecorder(seen.append, {"device": (0, broker.port)})
-        over, ready = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(recorder.run(over, ready.set))
-        await ready.wait()
-        replay = Replay(recorder.proxies["device"].port)
-        report = await replay.run(iter(played))
-        assert report.unfinished == 0
-        async with asyncio.timeout(5):
-            while len(seen) < len(played):
-                await asyncio.sleep(0)
-        over.set()
-        await task
+        async with wire_recorder(seen, broker) as port:
+            report = await Replay(port).run(iter(played))
+            assert report.unfinished == 0
+            async with asyncio.timeout(5):
+                while len(seen) < len(played):
+                    await asyncio.sleep(0)
 
     with Subscriber(broker.port) as judge:
         asyncio.run(run())
@@ -109,15 +116,10 @@ def test_wire_recorder_end_is_no_cut(broker: Mosquitto) -> None:
     seen: list[Event] = []
 
     async def run() -> None:
-        recorder = WireRecorder(seen.append, {"device": (0, broker.port)})
-        over, ready = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(recorder.run(over, ready.set))
-        await ready.wait()
-        replay = Replay(recorder.proxies["device"].port)
-        await replay.play(steady(3, 100, clients=1))
-        await replay.drain(5)
-        over.set()
-        await task
+        async with wire_recorder(seen, broker) as port:
+            replay = Replay(port)
+            await replay.play(steady(3, 100, clients=1))
+            await replay.drain(5)
         await replay.close()
 
     asyncio.run(run())

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from tools.arrival import told_record
 from tools.hil.bench import Entry
-from tools.judge import told_record
 from tools.ports import HOST
 from tools.verdict import Record
 from tools.virtual.board import VirtualBoard

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tools.arrival import Arrival
 from tools.hil.actor import Item
 from tools.hil.sights import Promises, Sights
-from tools.judge import Arrival
 from tools.verdict import Message, Record
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tools import proxy
+from tools import proxy_link
 from tools.hil.carriers import Tidegate, pause
 from tools.hil.scenario import Fault
 
@@ -98,11 +98,11 @@ async def _link_refuse(site: Site, fault: Fault) -> None:
 
 
 async def _link_blackhole(site: Site, fault: Fault) -> None:
-    site.links[fault.link].set_fault(proxy.Fault(blackhole=True))
+    site.links[fault.link].set_fault(proxy_link.Fault(blackhole=True))
 
 
 async def _link_bad(site: Site, fault: Fault) -> None:
-    site.links[fault.link].set_fault(proxy.Fault(
+    site.links[fault.link].set_fault(proxy_link.Fault(
         latency_s=fault.latency_ms / 1000, jitter_s=fault.jitter_ms / 1000,
         bytes_per_s=fault.bytes_per_s or None, corrupt=fault.corrupt), "up")
 

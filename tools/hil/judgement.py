@@ -20,11 +20,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tools.arrival import Arrival, record_of
 from tools.hil.actor import Item
 from tools.hil.evidence import Evidence
 from tools.hil.histogram import Histogram
 from tools.hil.scenario import Expectation
-from tools.judge import Arrival, record_of
 from tools.verdict import Message, Occurrence, Record, judge_records, judge_stream
 
 NAMED = 20

@@ -18,7 +18,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tools.hil.recording import Event, RecordingError, Writer, publish_event
 from tools.hil.wiretap import Wiretap
-from tools.proxy import Direction, Link, Proxy
+from tools.proxy import Proxy
+from tools.proxy_link import Direction, Link
 
 Began = Callable[[datetime], None]
 UNKNOWN = "recorded"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from tools.arrival import Arrival, record_of
 from tools.hil import traffic as made
 from tools.hil.bench import Bench, NoBoardError
 from tools.hil.evidence import Evidence, WillOwed
@@ -29,7 +30,6 @@ from tools.hil.outcome import Moment, Run
 from tools.hil.replay import Replay
 from tools.hil.scenario import Fault, Scenario, Traffic
 from tools.hil.site import Site, wall_offset_s
-from tools.judge import Arrival, record_of
 from tools.procs import ChildError
 from tools.verdict import Message, Record
 

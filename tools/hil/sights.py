@@ -15,6 +15,7 @@ import json
 import time
 from collections import defaultdict
 
+from tools.arrival import record_of
 from tools.crash_mqtt import (
     CONNACK,
     PUBACK,
@@ -25,8 +26,7 @@ from tools.crash_mqtt import (
     Packet,
     parse_publish,
 )
-from tools.judge import record_of
-from tools.proxy import Direction, Link
+from tools.proxy_link import Direction, Link
 from tools.verdict import Message, Record
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from tools.arrival import Arrival
 from tools.hil.bench import Bench, Entry, NoBoardError
 from tools.hil.bench_boards import BenchBoard, Virtual
 from tools.hil.carriers import Bridge, Carrier, Tidegate, pause
@@ -27,7 +28,7 @@ from tools.hil.playback import EVERYWHERE, Playback
 from tools.hil.real_board import Real
 from tools.hil.scenario import Scenario
 from tools.hil.sights import Promises, Sights
-from tools.judge import Arrival, Subscriber
+from tools.judge import Subscriber
 from tools.mosquitto import Mosquitto
 from tools.procs import ChildError
 from tools.proxy import Proxy

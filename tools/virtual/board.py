@@ -20,11 +20,11 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tools import boards, firmware
 from tools.cachedir import Say, silent
+from tools.lifetime import Startable
 from tools.virtual import pieces, rootfs
 from tools.virtual.air import Air
 from tools.virtual.console import Console, LineListener
@@ -40,7 +40,7 @@ LIMIT_S = 20.0
 STAND_INS_KB = 20
 
 
-class VirtualBoard:
+class VirtualBoard(Startable):
     """A board; see the module's example.
 
     board: the board file; image: where its flash is kept, made where it is not there; files: the
@@ -156,7 +156,7 @@ class VirtualBoard:
 
     def type_in(self, data: bytes) -> None:
         """Type on its console."""
-        self._do(lambda core: core.typed(data))
+        self._do(lambda core: core.uart.typed(data))
 
     def wait(self, pattern: str, timeout_s: float = 10.0, after: int = 0) -> re.Match[str]:
         """Wait for a console line; see `Console.wait`."""
@@ -177,9 +177,10 @@ class VirtualBoard:
     @property
     def port(self) -> str:
         """Give the path of its serial port, a pty."""
-        if self.core.terminal is None:
+        terminal = self.core.uart.terminal
+        if terminal is None:
             raise RuntimeError("this virtual board was started without a pty")
-        return self.core.terminal.path
+        return terminal.path
 
     @property
     def pid(self) -> int | None:
@@ -205,17 +206,6 @@ class VirtualBoard:
     def erases(self) -> list[int]:
         """Give each flash block's erases so far."""
         return self.flash.erases()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     # The flash, while the board is off: what a flashing tool on a wire could do.
 

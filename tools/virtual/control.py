@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from tools import cachedir
+from tools.lifetime import Closeable
 from tools.virtual.board import VirtualBoard
 
 LIMIT_S = 30.0
@@ -93,7 +93,7 @@ def find(port: str) -> Running | None:
     return next((board for board in running() if board.port == port), None)
 
 
-class Control:
+class Control(Closeable):
     """Makes a started board known and takes requests for it, until closed."""
 
     def __init__(self, board: VirtualBoard) -> None:
@@ -113,17 +113,6 @@ class Control:
         (self._folder / "board.json.new").rename(self._folder / "board.json")
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Be found no more."""

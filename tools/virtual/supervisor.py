@@ -1,4 +1,4 @@
-"""What keeps a virtual board running: its process, its wire, its console and its power.
+"""What keeps a virtual board running: its process, its wire and its power.
 
 All of it happens in the reactor's thread. States: without power (no process), running, serving
 (a bare chip that a flashing tool talks to), in deep sleep (no process, an alarm is set).
@@ -7,7 +7,6 @@ All of it happens in the reactor's thread. States: without power (no process), r
 from __future__ import annotations
 
 import json
-import os
 import threading
 from concurrent.futures import Future
 from typing import Any
@@ -19,7 +18,7 @@ from tools.virtual.hardware import Hardware
 from tools.virtual.process import JailError, Process
 from tools.virtual.reactor import READ, Alarm, Reactor
 from tools.virtual.rootfs import Rootfs
-from tools.virtual.terminal import Terminal
+from tools.virtual.uart import Uart
 
 POWER_ON, HARD, WATCHDOG, DEEP_SLEEP, SOFT = 1, 2, 3, 4, 5  # machine.reset_cause()
 SERVE_HEAP_KB = 1024
@@ -59,17 +58,10 @@ class Supervisor:
         self.died: BaseException | None = None
         self.reactor = Reactor(f"board {flash.image.stem}")
         self.air = Air(self.reactor, ssid, password)
-        self.terminal = (
-            self.reactor.do(lambda: Terminal(self.reactor, self.typed, self._resume))
-            if pty
-            else None
-        )
+        self.uart = Uart(self.reactor, console, pty=pty)
         self._partial = b""
-        self._input = bytearray()
         self._cause = POWER_ON
         self._mode = "run"
-        self._raw = False
-        self._interruptible = False
         self._watchdog: tuple[float, Alarm] | None = None
         self._sleep: Alarm | None = None
 
@@ -81,24 +73,21 @@ class Supervisor:
             self.hardware.power(True)
         self.off.clear()
         self._cause, self._mode, self._partial = cause, mode, b""
-        self._interruptible = False
         self.console.fresh_line()
         heap_kb = SERVE_HEAP_KB if mode == "serve" else self.heap_kb
         self.process = Process(self.rootfs, self.flash, heap_kb)
-        self._input.clear()
         self.air.power(mode == "run")
         self.boots += mode == "run"
         self.reactor.watch(self.process.wire.fileno(), READ, self._heard)
-        self.reactor.watch(self.process.output, READ, self._printed)
+        self.uart.attach(self.process, serving=mode == "serve")
 
     def _halt(self) -> int:
         """End the process; gives its exit code."""
         process = self.process
         if process is None:
             return 0
-        self._drain()
-        for fd in (process.wire.fileno(), process.output, process.input):
-            self.reactor.watch(fd, 0, self._heard)
+        self.uart.detach()
+        self.reactor.watch(process.wire.fileno(), 0, self._heard)
         self.process = None
         return process.kill()
 
@@ -117,7 +106,7 @@ class Supervisor:
             self._sleep.cancel()
             self._sleep = None
         self._lose()
-        self._raw = False
+        self.uart.raw = False
         self.flash.disarm()
         self.hardware.power(False)
         if was_on:
@@ -132,7 +121,7 @@ class Supervisor:
             self._halt()
         else:
             self._lose()
-            self._raw = False
+            self.uart.raw = False
         self.hardware.reset()
         self.boot(cause)
 
@@ -140,8 +129,7 @@ class Supervisor:
         """Let go of everything."""
         self.cut()
         self.air.close()
-        if self.terminal:
-            self.terminal.close()
+        self.uart.close()
 
     def reply(self, number: int, value: Any, error: Any = None) -> None:
         """Answer one question of the firmware."""
@@ -184,7 +172,7 @@ class Supervisor:
 
     def _gone(self) -> None:
         """The interpreter ended by itself."""
-        self._drain()
+        self.uart.drain()
         process = self.process
         assert process
         try:
@@ -207,19 +195,19 @@ class Supervisor:
             return {
                 "mode": self._mode,
                 "blocks": self.flash.blocks,
-                "raw": self._raw,
+                "raw": self.uart.raw,
                 "wire": not self.hardware.fitted,
             }
         if what == "config":
             self.hardware.fit_as_told(words[0])
             return None
         if what == "kbd":
-            self._drain()
-            self._interruptible = words[0] == 3
+            self.uart.drain()
+            self.uart.interruptible = words[0] == 3
             return None
         if what == "raw":
-            self._drain()
-            self._raw = words[0]
+            self.uart.drain()
+            self.uart.raw = words[0]
             return None
         if what == "cause":
             return self._cause
@@ -278,51 +266,3 @@ class Supervisor:
         self.console.note(f"deep sleep {sleep_ms} ms")
         if sleep_ms:
             self._sleep = self.reactor.later(sleep_ms / 1000, lambda: self.boot(DEEP_SLEEP))
-
-    # The console.
-
-    def _drain(self) -> None:
-        """Take what was printed before now."""
-        while self.process is not None and self._take_output():
-            pass
-
-    def _printed(self, _events: int) -> None:
-        self._take_output()
-        if self.terminal and self.terminal.full and self.process:
-            self.reactor.watch(self.process.output, 0, self._printed)
-
-    def _resume(self) -> None:
-        """Somebody has read what the port was full of."""
-        if self.process is not None:
-            self.reactor.watch(self.process.output, READ, self._printed)
-
-    def _take_output(self) -> bool:
-        if self.process is None:
-            return False
-        try:
-            data = os.read(self.process.output, 65536)
-        except OSError:
-            return False
-        if self._mode == "run" and data:
-            self.console.feed(data)
-            if self.terminal:
-                cooked = self._interruptible and not self._raw
-                self.terminal.show(data.replace(b"\n", b"\r\n") if cooked else data)
-        elif data:
-            self.console.feed(data)
-        return bool(data)
-
-    def typed(self, data: bytes) -> None:
-        """Give typed bytes to the board; Ctrl-C interrupts what runs."""
-        if self.process is None:
-            return
-        while self._interruptible and b"\x03" in data:
-            before, _, data = data.partition(b"\x03")
-            self._input += before
-            self.process.interrupt()
-        self._input += data
-        try:
-            sent = os.write(self.process.input, self._input)
-        except OSError:
-            sent = 0
-        del self._input[:sent]

@@ -1,0 +1,182 @@
+"""gateway/outbox.py on a full disk, and with files that are damaged, old, new or another's."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from outboxes import SMALL, crashed, entry, reopened
+
+from gateway.batch import Batch
+from gateway.errors import OutboxError
+from gateway.journal import PAGE
+from gateway.outbox import Outbox
+from gateway.routes import BACKLOG
+
+
+def test_journal_of_another_outbox_is_set_aside_and_said(
+        path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = Outbox(path.with_name("other.db"))
+    other.apply(Batch(insert=[entry(1, mid=1)]))
+    left = path.with_name("other.db-batches").read_bytes()
+    path.with_name("outbox.db-batches").write_bytes(left)
+    outbox = Outbox(path)
+    assert outbox.set_aside is not None
+    assert outbox.set_aside.read_bytes() == left
+    assert "not of this outbox" in caplog.text
+    outbox.apply(Batch(insert=[entry(7, mid=7)]))
+    assert [e.mid for e in crashed(outbox).start().entries] == [7]
+
+
+def test_damaged_journal_is_kept_aside_and_what_is_readable_taken_over(path: Path) -> None:
+    outbox = Outbox(path)
+    for number in range(1, 4):
+        outbox.apply(Batch(insert=[entry(number, mid=number)]))
+    outbox._db.close()
+    outbox.journal.close()
+    journal = path.with_name("outbox.db-batches")
+    data = bytearray(journal.read_bytes())
+    data[PAGE + 40] ^= 255
+    journal.write_bytes(data)
+    outbox = Outbox(path)
+    assert [e.mid for e in outbox.start().entries] == [1, 3]
+    assert outbox.set_aside is not None
+    assert outbox.set_aside.read_bytes() == bytes(data)
+
+
+def test_outbox_of_the_format_without_a_journal_is_taken_over(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    outbox.close()
+    path.with_name("outbox.db-batches").unlink()
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE journal; PRAGMA user_version=1;")
+    db.close()
+    outbox = Outbox(path)
+    assert not outbox.new
+    outbox.apply(Batch(insert=[entry(2, mid=2)]))
+    assert [e.mid for e in crashed(outbox).start().entries] == [1, 2]
+
+
+def test_full_disk_takes_nothing_and_works_again_with_room(path: Path) -> None:
+    outbox = Outbox(path, SMALL)
+    outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    outbox.flush()
+    pages = outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    outbox._db.execute(f"PRAGMA max_page_count={pages}")
+    big = entry(2, mid=2, payload=bytes(100_000))
+    for _ in range(2):
+        with pytest.raises(OutboxError, match="full"):
+            outbox.apply(Batch(insert=[big]))
+    outbox._db.execute("PRAGMA max_page_count=1000000")
+    outbox.apply(Batch(insert=[big]))
+    assert [e.mid for e in reopened(outbox).start().entries] == [1, 2]
+
+
+def test_backlog_is_not_loaded_half_on_a_full_disk(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(n, BACKLOG) for n in range(1, 4)]))
+    outbox._db.execute("PRAGMA query_only=1")  # writes fail, reads do not
+    mids = [7, 8, 9]
+    with pytest.raises(OutboxError):
+        outbox.load(0, 3, mids)
+    assert mids == [7, 8, 9]
+    outbox._db.execute("PRAGMA query_only=0")
+    assert [e.mid for e in outbox.load(0, 3, mids)] == [9, 8, 7]
+
+
+FILE_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+from gateway.errors import OutboxError
+from gateway.batch import Batch, Entry
+from gateway.outbox import Outbox
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit then fails with EFBIG
+outbox, number = Outbox(Path(sys.argv[1])), 0
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+try:
+    while True:
+        made = Entry(1 << 56 | number + 1, number + 1, 1, False, False, 0, "#", "s", "t",
+                     bytes(9000))
+        outbox.apply(Batch(insert=[made]))
+        number += 1
+except OutboxError as error:
+    print(number)
+resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+outbox.apply(Batch(insert=[made]))
+print(number + 1)
+"""
+
+
+def test_disk_that_takes_no_more_bytes_loses_nothing(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FILE_LIMIT, str(path)], capture_output=True,
+                          text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert before > 5
+    assert len(Outbox(path).start().entries) == after == before + 1
+
+
+@pytest.mark.parametrize("damage", ["junk", "truncated", "pages"])
+def test_corrupt_file_is_set_aside_and_a_new_one_begun(path: Path, damage: str) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(n, mid=n, payload=bytes(500)) for n in range(1, 200)]))
+    outbox.close()
+    data = bytearray(path.read_bytes())
+    if damage == "junk":
+        data[:] = b"not a database" * 1000
+    elif damage == "truncated":
+        del data[len(data) // 2:]
+    else:
+        data[2048:40_000] = bytes(40_000 - 2048)
+    path.write_bytes(data)
+    outbox = Outbox(path)
+    assert outbox.set_aside is not None
+    assert outbox.set_aside.read_bytes() == bytes(data)
+    assert outbox.start().depth == 0
+    outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    assert reopened(outbox).start().depth == 1
+
+
+def test_second_corrupt_file_does_not_replace_the_first(path: Path) -> None:
+    kept = set()
+    for number in range(2):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"junk %d " % number * 999)
+        outbox = Outbox(path)
+        assert outbox.set_aside is not None
+        kept.add(outbox.set_aside.read_bytes()[:6])
+        outbox.close()
+    assert kept == {b"junk 0", b"junk 1"}
+
+
+def test_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(path: Path) -> None:
+    Outbox(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(OutboxError, match="newer Tidegate") as caught:
+        Outbox(path)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_outbox_in_use_by_another_gateway_is_refused(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(1, mid=1)]))
+    with pytest.raises(OutboxError, match="another gateway"):
+        Outbox(path)
+    assert reopened(outbox).start().depth == 1
+
+
+def test_path_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutboxError) as caught:
+        Outbox(tmp_path / "file" / "outbox.db")
+    assert "\n" not in str(caught.value)
