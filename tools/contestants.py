@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from tools import debian
 from tools.cachedir import Say
+from tools.lifetime import Startable
 from tools.mosquitto import find_program
 from tools.ports import HOST, free_port, wait_for_port
 from tools.procs import Child
@@ -22,7 +23,7 @@ from tools.procs import Child
 WINDOW = 1000  # messages in flight towards the upstream, for everybody
 
 
-class Contestant:
+class Contestant(Startable):
     """Starts processes in `folder`; `qos` is the QoS everything has to reach the upstream at."""
 
     name = ""
@@ -34,11 +35,16 @@ class Contestant:
         self.children = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Start what it needs; `port` answers when this returns."""
         raise NotImplementedError(type(self).__name__)
 
-    def _start(self, argv: list[str], name: str) -> None:
+    def stop(self) -> None:
+        """Stop it, the last started first."""
+        for child in reversed(self.children):
+            child.stop()
+
+    def _run(self, argv: list[str], name: str) -> None:
         child = Child(argv, log=self.folder / f"{name}.log")
         child.start()
         self.children.append(child)
@@ -50,27 +56,19 @@ class Contestant:
         """The processes to be measured."""
         return [child.pid for child in self.children]
 
-    def __enter__(self) -> Contestant:
-        self.begin()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for child in reversed(self.children):
-            child.stop()
-
 
 class Tidegate(Contestant):
     """Ours, with its defaults but for the window."""
 
     name = "tidegate"
 
-    def begin(self) -> None:
+    def start(self) -> None:
         conf = self.folder / "tidegate.toml"
         conf.write_text(
             f'id = "bench"\nlog_level = "warning"\n[listener]\nlisten = "{HOST}:{self.port}"\n'
             f'[upstream]\nurl = "mqtt://{HOST}:{self.upstream_port}"\ninflight = {WINDOW}\n'
             f'[[route]]\nfilter = "#"\nupgrade = {self.qos}\n')
-        self._start([sys.executable, "-m", "gateway", "run", "-c", str(conf)], "gateway")
+        self._run([sys.executable, "-m", "gateway", "run", "-c", str(conf)], "gateway")
         self._up()
 
 
@@ -88,7 +86,7 @@ class MosquittoBridge(Contestant):
         """Lines of its configuration for the persistence that it is measured with."""
         return self.persistence
 
-    def begin(self) -> None:
+    def start(self) -> None:
         lines = [
             f"listener {self.port} {HOST}", "allow_anonymous true", "log_type error",
             "set_tcp_nodelay true", "max_queued_messages 0", f"max_inflight_messages {WINDOW}",
@@ -100,7 +98,7 @@ class MosquittoBridge(Contestant):
             lines.insert(0, "user root")
         conf = self.folder / "bridge.conf"
         conf.write_text("\n".join(lines) + "\n")
-        self._start([*self.program(), "-c", str(conf)], "mosquitto")
+        self._run([*self.program(), "-c", str(conf)], "mosquitto")
         self._up()
 
 
@@ -161,7 +159,7 @@ class PahoBridge(Contestant):
 
     name = "paho"
 
-    def begin(self) -> None:
+    def start(self) -> None:
         conf = self.folder / "local.conf"
         lines = [f"listener {self.port} {HOST}", "allow_anonymous true", "log_type error",
                  "set_tcp_nodelay true", "max_queued_messages 0",
@@ -170,10 +168,10 @@ class PahoBridge(Contestant):
         if os.geteuid() == 0:
             lines.insert(0, "user root")
         conf.write_text("\n".join(lines) + "\n")
-        self._start([*find_program(), "-c", str(conf)], "mosquitto")
+        self._run([*find_program(), "-c", str(conf)], "mosquitto")
         self._up()
-        self._start([sys.executable, "-m", "tools.contestants", str(self.port),
-                     str(self.upstream_port), str(self.qos)], "paho")
+        self._run([sys.executable, "-m", "tools.contestants", str(self.port),
+                   str(self.upstream_port), str(self.qos)], "paho")
         ready = self.folder / "paho.log"
         tick = threading.Event()
         for _ in range(1500):

@@ -77,7 +77,7 @@ class Bridge:
             self.child.start()
             wait_for_port(self.port, 15, alive=lambda: self.child.running)
         else:
-            self._contestant.begin()
+            self._contestant.start()
             self.child = self._contestant.children[0]
 
     def depth(self) -> int | None:
