@@ -101,6 +101,7 @@ class Committer:
         self.batch = Batch()
         self.waiting_bytes = self.payload_bytes = 0  # of messages: now, and since the start
         self.failing: str | None = None  # why the last commit failed
+        self.flooded = False  # at the last commit, see Pacer
         self.commits = 0
         self.longest_ms = 0.0
         self._outbox, self._pacer = outbox, pacer
@@ -150,10 +151,6 @@ class Committer:
         elif self._lazy is None:
             self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
 
-    def flooded(self) -> bool:
-        """See Pacer."""
-        return self._pacer.flooded()
-
     def hurry(self, now_s: float) -> None:
         """Somebody waits for us, see Pacer."""
         self._pacer.hurry(now_s)
@@ -194,6 +191,7 @@ class Committer:
             if self.done:
                 self._collect_done()
             self._pacer.arrived(len(self.batch.insert), time.monotonic())
+            self.flooded = self._pacer.flooded()
             batch, after = self.batch, self._after
             self.payload_bytes += self.waiting_bytes
             self.batch, self._after, self.waiting_bytes = Batch(), [], 0

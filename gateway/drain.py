@@ -58,11 +58,9 @@ class Drain:
         """Take entries that are on their way to the disk, if they may go out early and that is
         quicker; all or none. The others come with `committed`, and nothing of their source
         overtakes them."""
-        committer, held, commits = self._committer, self._held, self._commits
-        if early and self.flight.connected and committer.failing is None \
-                and not committer.flooded() and all(
-                    entry.qos < 2 and entry.key < BACKLOG_KEY
-                    and held.get(entry.source, 0) <= commits for entry in entries):
+        committer = self._committer
+        if early and not committer.flooded and committer.failing is None \
+                and self.flight.connected and all(map(self._may_go, entries)):
             self.flight.add(entries)
             if not self._offered:  # one write for all of a wake-up
                 self._offered = True
@@ -70,8 +68,12 @@ class Drain:
             return True
         self._behind += len(entries)
         for entry in entries:
-            held[entry.source] = commits + 2  # one may be under way without them
+            self._held[entry.source] = self._commits + 2  # one may be under way without them
         return False
+
+    def _may_go(self, entry: Entry) -> bool:
+        return entry.qos < 2 and entry.key < BACKLOG_KEY \
+            and self._held.get(entry.source, 0) <= self._commits
 
     def _send_offered(self) -> None:
         self._offered = False

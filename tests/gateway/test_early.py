@@ -200,6 +200,22 @@ def test_nothing_goes_out_early_while_the_disk_is_full(
     gateway.wait_for("depth", 0)
 
 
+def test_flood_goes_out_after_its_commit(
+        disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "FLOOD_PER_S", 1)
+    client.send(publish("t", b"shows that it is one", 1, 1))
+    assert client.read() == puback(1)
+    wait_until(lambda: gateway.status()["delivered"] == 2)
+    disk.hold()
+    client.send(publish("t", b"x", 1, 2))
+    assert disk.waiting.wait(10)
+    assert sent(gateway) == 2
+    disk.go_on()
+    assert client.read() == puback(2)
+    broker.wait_for(b"x")
+
+
 def test_refused_before_it_is_on_the_disk_is_set_aside_there(
         disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient,
         tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.commit import BURST, BUSY_PER_S, Pacer
+from gateway.commit import BURST, BUSY_PER_S, FLOOD_PER_S, Pacer
 
 COMMIT_S = 0.25
 
@@ -55,6 +55,16 @@ def test_busy_gateway_does_not_wait() -> None:
     assert pacer.delay_s(1, 10.0) > 0
     pacer.arrived(1, 10.0)
     assert pacer.delay_s(1, 10.0) == 0
+
+
+def test_flood_is_seen_and_ends() -> None:
+    pacer = Pacer(COMMIT_S, 1000)
+    pacer.arrived(FLOOD_PER_S - 1, 10.0)
+    assert not pacer.flooded()
+    pacer.arrived(1, 10.0)
+    assert pacer.flooded()
+    pacer.arrived(1, 11.5)
+    assert not pacer.flooded()
 
 
 def test_gateway_is_not_busy_for_ever() -> None:
