@@ -226,11 +226,13 @@ class Committer:
                 if self.failing is None:
                     log.error("cannot write, acknowledging nothing reason=%r", str(error))
                 self.failing = str(error)
-                # What was delivered meanwhile makes room too; its callbacks run with the next
-                # batch's, when it certainly is on disk.
-                batch.done += self.done
+                # What was delivered meanwhile makes room too, but for what comes with the next
+                # batch only; the callbacks run with that one's, when all of it is on disk.
+                coming = {entry.key for entry in self.batch.insert}
+                batch.done += [entry for entry in self.done if entry.key not in coming]
+                self.done = [entry for entry in self.done if entry.key in coming]
                 self._after += self._after_done
-                self.done, self._after_done = [], []
+                self._after_done = []
                 self._wake.set()
                 await self._make_room(batch)
                 await asyncio.sleep(RETRY_S)

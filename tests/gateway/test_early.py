@@ -200,6 +200,25 @@ def test_nothing_goes_out_early_while_the_disk_is_full(
     gateway.wait_for("depth", 0)
 
 
+def test_delivered_before_a_commit_that_fails_does_not_stay_on_the_disk(
+        disk: Disk, gateway: GatewayThread, client: RawClient, tmp_path: Path) -> None:
+    disk.hold()
+    client.send(publish("t", b"in the one that fails", 1, 1))
+    assert disk.waiting.wait(10)
+    client.send(publish("t", b"in the next", 1, 2))
+    wait_until(lambda: gateway.status()["delivered"] == 3)
+    disk.full = True
+    disk.go_on()
+    wait_until(lambda: gateway.status()["disk"] != "ok")
+    disk.full = False
+    assert [client.read(), client.read()] == [puback(1), puback(2)]
+    gateway.wait_for("depth", 0)
+    gateway.stop()
+    outbox = Outbox(tmp_path / "gw" / "outbox.db")
+    assert outbox.start().depth == 0
+    outbox.close()
+
+
 def test_flood_goes_out_after_its_commit(
         disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient,
         monkeypatch: pytest.MonkeyPatch) -> None:
