@@ -175,6 +175,7 @@ class Flight:
             max_bytes -= len(part)
             if min(entry.qos, self.limits.max_qos) == 0 and not entry.released:
                 del self.in_flight[entry.mid]
+                entry.sent = True
                 ended.append(entry)
                 continue
             entry.sent, entry.sent_s = True, now_s
@@ -201,7 +202,10 @@ class Flight:
                     in_flight[mid] = entry
                     room -= 1
                 else:
+                    entry.sent = True
                     ended.append(entry)
+            if lane:
+                break  # what waits for the window is not overtaken at QoS 0 from a lane behind it
         self.acknowledged += len(ended)
         self._open = self.limits.window - room
         return parts, ended

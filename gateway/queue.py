@@ -136,6 +136,8 @@ class Queue:
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1
+        if self._latest.get(entry.topic) is entry:
+            del self._latest[entry.topic]
         old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
         return old, entry.key, entry.mid
 

@@ -100,6 +100,18 @@ def test_message_over_the_maximum_packet_size_is_set_aside(
     assert "too big for the upstream" in caplog.text
 
 
+def test_value_set_aside_is_not_replaced_by_a_newer_one(make: Make, broker: FakeBroker) -> None:
+    broker.behaviour = Behaviour(properties=PACKETS_TO_200)
+    gateway = make(broker.port, outbox=QUICK, upstream=V5,
+                   routes='[[route]]\nfilter = "#"\nfull = "latest-only"')
+    send(gateway, bytes(300))
+    gateway.wait_for("refused", 1)
+    send(gateway, b"newer")
+    broker.wait_for(b"newer")
+    gateway.wait_for("depth", 1)
+    assert gateway.status()["dropped"] == {}
+
+
 def test_server_keep_alive_is_obeyed(make: Make, broker: FakeBroker) -> None:
     broker.behaviour = Behaviour(properties=KEEP_ALIVE_1, keepalive_s=1.0)
     gateway = make(broker.port, outbox=QUICK, upstream=V5)
