@@ -3,8 +3,9 @@
 Rules:
 - What was produced is what the boards' own consoles tell of; what was delivered is what a
   subscriber at the upstream got. The gateway is asked for nothing but its queue's length.
-- The count ends at `length_s`: what was told until then has to arrive within `drain_s`. The
-  boards read on meanwhile; a later reading may arrive or not, but not twice and not out of order.
+- The count ends `length_s` after a reading of every board has arrived: what was told until then
+  has to arrive within `drain_s`. The boards read on meanwhile; a later reading may arrive or not,
+  but not twice and not out of order.
 - The broker is killed by SIGTERM, which lets it save what it took. After SIGKILL Mosquitto may
   itself have forgotten messages that it had acknowledged, and this count would blame the chain
   (30 kills of each: nothing lost by SIGTERM, 21 of 383 by SIGKILL). The crash tests tell such
@@ -212,6 +213,7 @@ class Show(Closeable):
         state = self.state
         state.start_s = time.monotonic()
         self.wait_online(view)
+        state.length_s += state.now_s
         steps = list(self._timeline)
         while state.now_s < state.length_s:
             while steps and state.now_s >= steps[0].at * state.length_s:
