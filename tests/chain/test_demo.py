@@ -130,21 +130,20 @@ def test_demo_without_fault_passes(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("fault", "counts"),
-    [
-        ("drop-one", "lost=1 duplicated=0 reordered=0"),
-        ("double-one", "lost=0 duplicated=1 reordered=0"),
-        ("reorder", "lost=0 duplicated=0 reordered=1"),
-    ],
+    ("fault", "kind"),
+    [("drop-one", "lost"), ("double-one", "duplicated"), ("reorder", "reordered")],
 )
 def test_demo_faulty_gateway_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, counts: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, kind: str
 ) -> None:
     assert demo_cli.play(tmp_path, 4, timeline=(), fault=fault) == 1
     lines = capsys.readouterr().out.splitlines()
     found = VERDICT.fullmatch(lines[-1])
     assert found is not None
     assert found[1] == "FAIL"
-    assert lines[-1].endswith(counts)
-    kind = {"drop-one": "lost", "double-one": "duplicated", "reorder": "reordered"}[fault]
-    assert sum(f"{kind}: " in line and " boot 1 seq " in line for line in lines) == 1
+    counts = dict(zip(("lost", "duplicated", "reordered"), map(int, found.groups()[3:]),
+                      strict=True))
+    times = counts.pop(kind)
+    assert times == 1 if fault == "drop-one" else times > 0  # the others come again and again
+    assert set(counts.values()) == {0}
+    assert sum(f"{kind}: " in line and " boot 1 seq " in line for line in lines) == times
