@@ -1,6 +1,7 @@
 """The bridge: ties listener, outbox and upstream together, and counts what passes.
 
 devices → Clients → `_take` → Committer (disk) → acknowledgement and Drain → upstream
+                          └─ QoS 0 and 1, early: Drain → upstream
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Bridge:
                 break
             if publish.topic.startswith(PREFIX) and not publish.retain \
                     and (device := device_of(publish.topic)) is not None:
-                room = self._take_batch(device, publish, entries, age_s)
+                room = self._take_batch(client_id, device, publish, entries, age_s)
                 early = False  # the contract knows a batch that comes again
             else:
                 room = self._take_one(client_id, publish, entries, age_s)
@@ -199,10 +200,11 @@ class Bridge:
             self.leaving.supersede(old)
         entries.append(entry)
 
-    def _take_batch(self, device: str, publish: wire.Publish, entries: list[Entry],
-                    age_s: int) -> bool:
+    def _take_batch(self, client_id: str, device: str, publish: wire.Publish,
+                    entries: list[Entry], age_s: int) -> bool:
         """A contract batch: its new records into the outbox, one acknowledgement back.
 
+        They count as the client's: what it publishes beside them keeps its place.
         Once accepted all of it is taken, over the cap if need be: the acknowledgement speaks of
         all of it.
         """
@@ -216,16 +218,16 @@ class Bridge:
         except ProtocolError as error:
             self.counts["unreadable"] += 1
             log.warning("batch kept as it came device=%s reason=%r", device, str(error))
-            return self._take_one(device, publish, entries, age_s)
+            return self._take_one(client_id, publish, entries, age_s)
         if route is not None:
             if route.route.format == "bytes":
                 if taken.records:
-                    self._force(route, device, publish.payload, publish.qos, age_s, entries)
+                    self._force(route, client_id, publish.payload, publish.qos, age_s, entries)
             else:
                 for sensor, payload in taken.records:
                     target = self.router.find(publish.topic, f"{PREFIX}{device}/data/{sensor}")
                     assert target is not None
-                    self._force(target, device, payload, publish.qos, age_s, entries)
+                    self._force(target, client_id, payload, publish.qos, age_s, entries)
         self._count(taken.key, len(taken.records), taken.duplicates, taken.holes,
                     taken.device_dropped)
         if taken.seq:

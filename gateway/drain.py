@@ -1,4 +1,4 @@
-"""From the outbox to the upstream: what is on disk is sent, and deleted on its acknowledgement.
+"""From the outbox to the upstream: messages are sent, and deleted on their acknowledgement.
 
 At QoS 1 and 0 only the PUBACK to the device waits for the disk, the message goes out at once:
 after a crash in between the device sends it again, and the upstream may have it twice, as QoS 1
@@ -33,7 +33,7 @@ SEND_BYTES = 131_072
 
 
 class Drain:
-    """The upstream's listener (see upstream.Listener) and the only user of Flight."""
+    """The upstream's listener (see upstream.Listener) and the one that sends from Flight."""
 
     def __init__(self, flight: Flight, queue: Queue, committer: Committer, outbox: Outbox,
                  leaving: Leaving, ack_timeout_s: float) -> None:

@@ -109,8 +109,9 @@ class Leaving:
                 log.warning("cannot make room reason=%r", str(error))
                 rows = []
             rows = [row for row in rows if row[0] > self.loaded_key and row[0] not in self.gone]
-            self._drop_rows(rows, "drop-oldest")
-            count += len(rows)
+            if rows:
+                self._drop_rows(rows, "drop-oldest")
+                count += len(rows)
         if count:
             log.warning("outbox full, oldest dropped route=%r messages=%d", route.filter, count)
 

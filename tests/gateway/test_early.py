@@ -24,8 +24,7 @@ filter = "once/#"
 filter = "#"
 upgrade = 0
 """
-BATCH = (b'{"v":1,"boot":7,"first":1,"low":1,"up":5000,'
-         b'"records":[[4000,{"temperature":21.5}]]}')
+BATCH = b'{"v":1,"life":"a","boot":7,"seq":1,"low":1,"now":5,"recs":[[4,"dht",{"t":21.5}]]}'
 
 
 class Disk:
@@ -179,11 +178,13 @@ def test_batch_of_the_contract_waits_for_the_disk(
     disk.hold()
     client.send(publish("tidegate/d1/up", BATCH, 1, 1))
     assert disk.waiting.wait(10)
+    client.send(publish("t", b"beside it", 1, 2))
     assert waits(client)
     assert sent(gateway) == 1
     disk.go_on()
-    assert client.read() == puback(1)
-    wait_until(lambda: broker.payloads() == [BATCH])
+    assert [client.read(), client.read()] == [puback(1), puback(2)]
+    broker.wait_for(b"beside it")
+    assert [message.topic for message in broker.received][1:] == ["tidegate/d1/data/dht", "t"]
 
 
 def test_nothing_goes_out_early_while_the_disk_is_full(

@@ -21,7 +21,7 @@ from gateway.routes import Route
 
 def test_room_on_a_disk_that_refuses_is_asked_for_again_and_breaks_nothing(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    asked, broken = [], []
+    asked, broken, promised = [], [], []
 
     def oldest(_outbox: Outbox, *request: Any) -> None:
         asked.append(request)
@@ -33,6 +33,7 @@ def test_room_on_a_disk_that_refuses_is_asked_for_again_and_breaks_nothing(
         outbox = Outbox(tmp_path / "o.db")
         queue, committer = Queue(outbox.start(), 1000, Flight()), Committer(outbox, Pacer(0, 1))
         leaving = Leaving(Flight(), queue, committer, outbox, [])
+        monkeypatch.setattr(committer, "after", promised.append)
         queue.used_bytes, queue.unloaded = 2000, 1  # all of it only on disk
         for count in (1, 2):
             leaving.make_room(Route(full="drop-oldest"))
@@ -46,3 +47,4 @@ def test_room_on_a_disk_that_refuses_is_asked_for_again_and_breaks_nothing(
         asyncio.run(overflow())
     assert len(asked) == 2
     assert not broken
+    assert not promised  # no room: who waits for it must not be woken, to ask again at once
