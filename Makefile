@@ -11,7 +11,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test broker-test
+.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test broker-test model
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -77,6 +77,9 @@ service-test: setup ## install, crash, hang, reload, upgrade in a Debian that sy
 
 broker-test: setup ## RabbitMQ's MQTT plugin and aedes as upstreams, fetched into .cache
 	$(VENV)/pytest -m slow tests/gateway/test_upstream_others.py $(ARGS)
+
+model: setup ## many more seeds of the gateway's model (N=500 of each set, SEED=1 the first, ARGS='-k crashes')
+	MODEL_SEED=$(SEED) MODEL_COUNT=$(N) $(VENV)/pytest -m slow tests/gateway/test_bridge_model.py $(ARGS)
 
 cleanroom: ## clone, `make demo`, `make test` in a clean Debian 12 (needs root and debootstrap)
 	$(PYTHON) -m tools.cleanroom

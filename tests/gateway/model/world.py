@@ -1,0 +1,228 @@
+"""A gateway without sockets and all that surrounds it, in one process on one event loop.
+
+Nothing here depends on the time: a seed does the same in every run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from gateway import bridge, commit, drain, flight, queue
+from gateway.commit import Pacer
+from gateway.config import Config, ListenerConfig, OutboxConfig
+from gateway.flight import Limits
+from gateway.links import UpstreamConfig
+from gateway.upstream import Upstream
+from gateway.wire import Packet
+from model.broker import Broker, Link
+from model.devices import Device, Peer, Records
+from model.disk import CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
+from model.house import House, routes
+from model.rules import Options, hold
+
+MIDS = 40
+SMALL_OUTBOX_BYTES = 2500
+PACKET_BYTES = 200  # the broker's limit
+SETTLE_MOST = 6000
+POLICIES = ("superseded", "drop-oldest", "expired")
+
+
+class World:
+    """trace: what happened, a line each. reached: how often what a run is there for."""
+
+    def __init__(self, seed: int, options: Options, folder: Path,
+                 patch: pytest.MonkeyPatch) -> None:
+        self.rng, self.options = random.Random(seed), options
+        self.trace: list[str] = []
+        self.reached: Counter[str] = Counter()
+        self.flooded = self.brisk = False
+        self.disk = Disk(self.reached)
+        self.broker = Broker(self.rng, options, self.reached)
+        self.devices = [Device(index, options) for index in range(3)]
+        self.records = Records()
+        self.link = Link(self.broker, self.rng.choice([1, 3, 1000]), self.trace.append)
+        self._folder, self._patch = folder, patch
+        self._asked = False
+        self._prepare()
+        self.boot()
+
+    def _prepare(self) -> None:
+        """Make everything small, so that a short run meets every limit, and nothing timed."""
+        patch = self._patch
+        patch.setattr(flight, "MIDS", MIDS)
+        patch.setattr(queue, "LIVE_MOST", 8)
+        patch.setattr(drain, "CHUNK", 6)
+        patch.setattr(drain, "RETRY_S", 0)
+        patch.setattr(commit, "RETRY_S", 0)
+        patch.setattr(commit, "GATHER_S", 0)
+        patch.setattr(Pacer, "flooded", lambda _: self.flooded)
+        patch.setattr(bridge, "Outbox", partial(DiskOutbox, self.disk))
+        patch.setattr(bridge, "Committer", partial(HeldCommitter, self.disk))
+        patch.setattr(bridge, "Queue", SmallQueue)
+        patch.setattr(bridge, "Drain", CountingDrain)
+        patch.setattr(CountingDrain, "reached", self.reached, raising=False)
+        patch.setattr(House, "records", self.records, raising=False)
+        self.pace()
+
+    def pace(self) -> None:
+        """It floods or not, all is brisk or not, deletes wait or not, the outbox grows older."""
+        self.flooded, self.brisk = self.rng.random() < 0.15, self.rng.random() < 0.5
+        self._patch.setattr(commit, "FAST_S", self.rng.choice([0, 0, 10]))
+        self._patch.setattr(commit, "LAZY_S", self.rng.choice([0, 0, 100]))
+        self.disk.age_s += self.rng.randint(0, 3)
+
+    # --- the gateway's life
+
+    def boot(self) -> None:
+        config = Config(id="g", listener=ListenerConfig(listen="127.0.0.1:0"),
+                        outbox=OutboxConfig(path=str(self._folder / "outbox.db"), commit_ms=0),
+                        upstream=UpstreamConfig(url="mqtt://127.0.0.1:1", protocol="5"),
+                        route=routes(self.rng, self.options))
+        self.bridge = House(config)
+        self.outbox = cast(DiskOutbox, self.bridge.outbox)
+        if self.options.policies:
+            self.bridge.queue.max_bytes = SMALL_OUTBOX_BYTES
+        self.bridge.drain.upstream = cast(Upstream, self.link)
+        self._aside_before = self.bridge.queue.refused
+        self._run = asyncio.get_running_loop().create_task(self.bridge.committer.run())
+        for device in self.devices:
+            self.join(device)
+
+    async def stop(self) -> None:
+        """As kill -9 does."""
+        tasks = asyncio.all_tasks() - {cast("asyncio.Task[Any]", asyncio.current_task())}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.disk.crash()
+        cast(HeldCommitter, self.bridge.committer).kill()
+        self.outbox.kill()
+        self._count()
+
+    async def crash(self) -> None:
+        self.trace.append("crash")
+        self.reached["crashes"] += 1
+        for device in self.devices:
+            if device.peer is not None:
+                device.peer.gone = True
+        await self.stop()
+        self.link.cut(0)
+        self.boot()
+
+    def _count(self) -> None:
+        made = self.bridge
+        self.reached["set aside"] += made.queue.refused - self._aside_before
+        self.reached["reject"] += made.counts["no_room"]
+        for reason in POLICIES:
+            self.reached[reason] += made.queue.dropped[reason]
+
+    def check(self) -> None:
+        """What holds at every moment."""
+        if self._run.done():
+            self._run.result()
+        flying = self.bridge.flight
+        on_disk = [row[1] for row in self.outbox.rows() if row[1]]
+        hold(len(on_disk) == len(set(on_disk)), f"packet identifier twice on disk: {on_disk}")
+        free = set(on_disk) - flying._taken
+        hold(not free, f"packet identifier free while its row is on disk: {free}")
+        hold(not flying._taken.intersection(flying._free), "packet identifier free and taken")
+        hold(len(flying._free) + len(flying._taken) == MIDS, "packet identifier lost")
+
+    # --- devices
+
+    def give(self, device: Device, packets: list[Packet]) -> None:
+        """Packets of a device arrive at the gateway."""
+        assert device.peer is not None
+        self.bridge.clients.received(device.peer, packets, time.monotonic())
+
+    def join(self, device: Device) -> None:
+        device.peer = Peer(device)
+        self.give(device, device.again())
+
+    def part(self, device: Device) -> None:
+        assert device.peer is not None
+        device.peer.gone = True
+        self.bridge.clients.closed(device.peer, clean=self.rng.random() < 0.5)
+
+    def send_releases(self) -> None:
+        for device in self.devices:
+            packets = device.releases()
+            if packets:
+                self.give(device, packets)
+
+    # --- the broker
+
+    def connect(self) -> None:
+        if self.link.connected:
+            return
+        present = self.broker.connect()
+        self.link.connected = True
+        self.trace.append(f"connected, session present {present}, window {self.broker.window}")
+        self.bridge.drain.upstream_connected(present, Limits(
+            window=self.broker.window, max_qos=self.options.max_qos, v5=True,
+            max_packet_bytes=PACKET_BYTES))
+
+    def lose(self, *, by_broker: bool) -> None:
+        if not self.link.connected:
+            return
+        self.trace.append(f"connection lost, by the broker {by_broker}")
+        self.link.cut(self.rng.randint(0, self.link.on_the_way()))
+        self.bridge.drain.upstream_lost(by_broker)
+
+    def read_answers(self, count: int) -> None:
+        acks = self.link.answers(count) if self.link.connected else []
+        if acks:
+            self.trace.append(f"gateway reads {acks}")
+            self.bridge.drain.upstream_acks(acks)
+            self.bridge.drain.upstream_writable()
+
+    # --- the end
+
+    async def settle(self) -> None:
+        """Let everything work until nothing is left to do; check that this comes."""
+        self.trace.append("settle")
+        self.disk.full = self.flooded = self.broker.refuses = False
+        self._patch.setattr(commit, "LAZY_S", 0)
+        idle = 0
+        for _ in range(SETTLE_MOST):
+            self.connect()
+            self.disk.work()
+            self.disk.tell()
+            self.link.carry(5)
+            self.bridge.drain.upstream_writable()
+            self.read_answers(9)
+            self.send_releases()
+            if self.bridge.committer.done:
+                self.bridge.committer.wake()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            if self._run.done():
+                self._run.result()
+            idle = idle + 1 if self._at_rest() else 0
+            if idle > 10 and not self._ask_again():
+                break
+        self.check()
+
+    def _ask_again(self) -> bool:
+        """Let devices that wait for an answer connect again; False where that is of no use."""
+        waiting = [device for device in self.devices if device.unacked]
+        if self.options.patient or not waiting or self._asked:
+            return False
+        self._asked = True
+        for device in waiting:
+            self.part(device)
+            self.join(device)
+        return True
+
+    def _at_rest(self) -> bool:
+        stored = self.bridge.queue
+        return self.disk.idle() and self.link.idle() and stored.depth <= stored.refused \
+            and not self.bridge.committer.done
