@@ -185,11 +185,11 @@ class Clients:
                 break
         took = self.intake(session.client_id, new)
         if took < len(new):
-            conn.held = new[took:]
             self._waiting.add(conn)
             conn.hold(True)
             stuck = new[took]  # by identity: an equal one may stand before it
-            publishes = publishes[:next(i for i, p in enumerate(publishes) if p is stuck)]
+            at = next(i for i, p in enumerate(publishes) if p is stuck)
+            publishes, conn.held = publishes[:at], publishes[at:]
         acks, unacked_bytes = bytearray(), 0
         for p in publishes:
             if p.qos == 1:

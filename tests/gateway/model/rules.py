@@ -23,8 +23,7 @@ class Options:
     from the broker. big: messages over the broker's limit. forget: the broker may lose its
     session. policies: a small outbox and routes that drop. reload: the routes change. contract: a
     device sends batches. narrow: a Receive Maximum of 1 or 2, and most messages at QoS 0.
-    patient: at the end devices wait for answers, instead of connecting again for them. max_qos:
-    the broker's.
+    max_qos: the broker's.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Options:
     policies: bool = False
     reload: bool = False
     contract: bool = False
-    patient: bool = False
     narrow: bool = False
     crash_share: float = 0.015
     max_qos: int = 2

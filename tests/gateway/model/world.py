@@ -50,7 +50,6 @@ class World:
         self.records = Records()
         self.link = Link(self.broker, self.rng.choice([1, 3, 1000]), self.trace.append)
         self._folder, self._patch = folder, patch
-        self._asked = False
         self._prepare()
         self.boot()
 
@@ -207,20 +206,9 @@ class World:
             if self._run.done():
                 self._run.result()
             idle = idle + 1 if self._at_rest() else 0
-            if idle > 10 and not self._ask_again():
+            if idle > 10:
                 break
         self.check()
-
-    def _ask_again(self) -> bool:
-        """Let devices that wait for an answer connect again; False where that is of no use."""
-        waiting = [device for device in self.devices if device.unacked]
-        if self.options.patient or not waiting or self._asked:
-            return False
-        self._asked = True
-        for device in waiting:
-            self.part(device)
-            self.join(device)
-        return True
 
     def _at_rest(self) -> bool:
         stored = self.bridge.queue
