@@ -70,7 +70,7 @@ class Leaving:
         try:
             self._flight.lanes[old.lane].remove(old)
         except ValueError:
-            pass  # not committed yet; flight skips what is marked
+            pass  # waits for its commit; flight skips what is marked
         old.sent = True
         self.remove([old], "superseded")
 
@@ -147,7 +147,9 @@ class Leaving:
 
     def _left(self, size: int) -> None:
         self._bytes -= size
+
     def expired(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of the entries that are older than their route keeps them."""
         if not self._keep_s:
             return []
         now_s = self._outbox.clock_s()

@@ -119,8 +119,7 @@ class Queue:
             self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
         if self._latest:
             for entry in entries:
-                if self._latest.get(entry.topic) is entry:
-                    del self._latest[entry.topic]
+                self._settle(entry)
 
     def dropped_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
         """Backlog rows (key, source, bytes) that were never loaded are gone by policy."""
@@ -136,10 +135,14 @@ class Queue:
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1
-        if self._latest.get(entry.topic) is entry:
-            del self._latest[entry.topic]
+        self._settle(entry)
         old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
         return old, entry.key, entry.mid
+
+    def _settle(self, entry: Entry) -> None:
+        """No newer value of its topic replaces it any more."""
+        if self._latest.get(entry.topic) is entry:
+            del self._latest[entry.topic]
 
     def _leave(self, lane: int, source: str, size: int) -> None:
         self.used_bytes -= size
