@@ -150,6 +150,53 @@ def test_board_has_no_other_descriptors(make: Make) -> None:
     assert held[:6] == [0, 1, 2, 3, 4, 5]
 
 
+PLACED = """
+import os, random, sys
+from tools.virtual import jail
+random.seed(1)
+wrong = []
+for first in range(0, 120):
+    pid = os.fork()
+    if pid:
+        if os.waitpid(pid, 0)[1]:
+            wrong.append(first)
+        continue
+    kept = [os.memfd_create(str(n)) for n in range(6)]
+    inodes = [os.fstat(fd).st_ino for fd in kept]
+    kept = [os.dup2(fd, 200 + n) for n, fd in enumerate(kept)]
+    given = random.sample(range(first, first + 7), 6)
+    for fd, at in zip(kept, given):
+        os.dup2(fd, at)
+    jail.place(given)
+    os._exit([os.fstat(n).st_ino for n in range(6)] != inodes or os.path.exists("/proc/self/fd/6"))
+sys.exit(f"wrong from {wrong}" if wrong else 0)
+"""
+
+
+def test_descriptors_come_to_their_places_from_any(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", PLACED], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_board_starts_in_a_process_with_a_hundred_open_files(tmp_path: Path) -> None:
+    script = f"""
+import os
+from pathlib import Path
+from tools.virtual import VirtualBoard
+with VirtualBoard(image=Path({str(tmp_path / "a.img")!r}),
+                  files={{"main.py": b"print('up')"}}) as board:
+    board.power_cut()
+    held = [os.dup(2) for _ in range(90)]
+    mark = board.console.mark()
+    board.power_on()
+    board.wait("^up$", after=mark)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def gone(pid: int, limit_s: float = 5.0) -> bool:
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

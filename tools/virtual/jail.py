@@ -16,6 +16,7 @@ This file runs by itself (`python -I`), before anything of this project is impor
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -116,6 +117,15 @@ def lock_in(root: str) -> str:
     raise RefusedError("; ".join(reasons))
 
 
+def place(given: list[int]) -> None:
+    """Make `given` the descriptors 0, 1, 2 and so on, whatever they are now; close all others."""
+    free = max(*given, len(given)) + 1  # a copy from here on takes no other's place
+    copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, free) for fd in given]
+    for at, fd in enumerate(copies):
+        os.dup2(fd, at)
+    os.closerange(len(given), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
 def main() -> int:
     """Lock in and become the command; `{}` in it stands for the root as seen from inside."""
     root, parent = sys.argv[1], int(sys.argv[2])
@@ -136,9 +146,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job's child has it ignored
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for at, fd in enumerate([os.dup2(fd, 100 + at) for at, fd in enumerate(given)]):
-        os.dup2(fd, at)
-    os.closerange(len(given), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    place(given)
     command = [word.replace("{}", inside) for word in command]
     os.execve(command[0], command, {"MICROPYPATH": f"{inside}/rom", "HOME": "/"})
     return REFUSED  # not reached: exec does not return
