@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,30 @@ SLOW = {  # folder: how to have its slow tests run, which otherwise are not; hil
     "gateway": "takes long: make service-test, make broker-test or make model",
     "crash": "takes long: make crash, or pytest -m slow",
 }
+
+
+def _open_files() -> Counter[str]:
+    gc.collect()
+    names: list[str] = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists them
+            names.append(str(entry.readlink()))
+    return Counter(name for name in names if not name.endswith("(deleted)"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_open() -> Iterator[None]:
+    """What the tests of a process opened is closed at its end; a path names its test."""
+    before = _open_files()
+    yield
+    left = _open_files() - before
+    assert not left, f"left open: {sorted(left)}"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end what tests start, also where a shell began them in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _folder(item: pytest.Item) -> str:

@@ -16,8 +16,9 @@ BODIES = [b"first", b"x" * 9000, b"", b"last"]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "outbox.db-batches"
+def path(path: Path) -> Path:
+    path.parent.mkdir()
+    return path.with_name("outbox.db-batches")
 
 
 def written(path: Path, applied: int = 6, bodies: list[bytes] = BODIES) -> Journal:
