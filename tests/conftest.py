@@ -33,12 +33,13 @@ def _open_files() -> Counter[str]:
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the one that lists them
             names.append(str(entry.readlink()))
-    return Counter(name for name in names if not name.endswith("(deleted)"))
+    return Counter(name for name in names if name.startswith("/")
+                   and not name.endswith("(deleted)"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_open() -> Iterator[None]:
-    """What the tests of a process opened is closed at its end; a path names its test."""
+    """The files that the tests of a process opened are closed at its end; a path names a test."""
     before = _open_files()
     yield
     left = _open_files() - before

@@ -114,7 +114,8 @@ def test_scenario_that_no_board_can_is_told_and_the_rest_runs(tmp_path: Path) ->
     (tmp_path / "tty").touch()
     (tmp_path / "hil.toml").write_text(f'[[board]]\nname = "x"\nport = "{tmp_path / "tty"}"\n')
     other = tmp_path / "other.toml"
-    other.write_text('title = "t"\nseconds = 1\nexpect = ["lost = 0"]\n[[traffic]]\nqos = 1\n')
+    other.write_text('title = "t"\nseconds = 1\nexpect = ["lost = 0"]\n[[traffic]]\nqos = 1\n'
+                     'late_p99_ms = 5000\n')
     result = typed("run", "board-brownout", other, "--hil", tmp_path / "hil.toml", "-q")
     assert result.exit_code == 2
     assert "hil: x: no real board reaches 127.0.0.1" in result.output

@@ -83,7 +83,7 @@ def test_recording_as_traffic_passes(recording: Path, tmp_path: Path) -> None:
     text = (f'title = "a recording"\nseconds = 1.6\n'
             f'expect = ["lost = 0", "duplicated = 0", "reordered = 0", "delivered = 60",'
             f' "wrong_retain = 0", "invented = 0"]\n'
-            f'[[traffic]]\nrecording = "{recording.name}"\nspeed = 20\n')
+            f'[[traffic]]\nrecording = "{recording.name}"\nspeed = 20\nlate_p99_ms = 5000\n')
     found = asyncio.run(run_scenario(parse(text, "s", recording.parent), tmp_path / "run",
                                      Bench.virtual())).verdict
     assert found.outcome == "PASS", (found.line, found.offences)

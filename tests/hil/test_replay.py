@@ -35,7 +35,8 @@ def steady(count: int, per_s: float, clients: int = 10, qos: int = 1) -> Iterato
                             qos=qos)
 
 
-def record_replay(source: Path, target: Path, broker: Mosquitto, count: int) -> None:
+def record_replay(source: Path, target: Path, broker: Mosquitto, count: int) -> float:
+    """Record what is replayed; gives how late the replay was at p99 [ms]."""
     with create(target, new_header("test")) as writer:
         recorder = BrokerRecorder(writer, "127.0.0.1", broker.port, client_level=2)
         with Subscriber(broker.port) as judge:
@@ -44,6 +45,7 @@ def record_replay(source: Path, target: Path, broker: Mosquitto, count: int) -> 
             assert report.acknowledged == report.published == count
             judge.wait_for(lambda: len(judge.arrivals) >= count, 10)
         recorder.close()
+    return report.late["p99_ms"]
 
 
 @asynccontextmanager
@@ -64,22 +66,26 @@ def what(event: Event) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("count", [600, pytest.param(5000, marks=pytest.mark.slow)])
 def test_record_replay_record_agrees(tmp_path: Path, broker: Mosquitto, count: int) -> None:
-    first, second, third = (tmp_path / name for name in ("a", "b", "c"))
+    first = tmp_path / "a"
     with create(first, new_header("test")) as writer:
         for event in steady(count, 500):
             writer.write(event)
-    record_replay(first, second, broker, count)
-    record_replay(second, third, broker, count)
-    # which of two connections a busy broker reads first is its own affair: by client, then
-    before, after = (sorted(read(path), key=lambda event: event.c) for path in (second, third))
-    assert [what(event) for event in before] == [what(event) for event in after]
-    shifts = [(late.t - early.t) / 1e6 for early, late in zip(before, after, strict=True)]
-    begin = statistics.median(shifts)  # when the recorder was started is no event's time
-    off_ms = Histogram(abs(shift - begin) for shift in shifts)
-    # on an idle machine 2 and 20; the bound here is that of a busy one
-    print(f"timing of {count} events, record to record: {off_ms.summary()}")
-    assert off_ms.percentile(50) < 10, off_ms.summary()
-    assert off_ms.percentile(99) < 100, off_ms.summary()
+    for attempt in range(3):  # a machine too busy to replay in time shows nothing about the rest
+        second, third = tmp_path / f"b{attempt}", tmp_path / f"c{attempt}"
+        late_ms = record_replay(first, second, broker, count)
+        late_ms += record_replay(second, third, broker, count)
+        # which of two connections a busy broker reads first is its own affair: by client, then
+        before, after = (sorted(read(path), key=lambda event: event.c) for path in (second, third))
+        assert [what(event) for event in before] == [what(event) for event in after]
+        shifts = [(late.t - early.t) / 1e6 for early, late in zip(before, after, strict=True)]
+        begin = statistics.median(shifts)  # when the recorder was started is no event's time
+        off_ms = Histogram(abs(shift - begin) for shift in shifts)
+        # on an idle machine 2 and 20
+        print(f"timing of {count} events, record to record: {off_ms.summary()}; late {late_ms}")
+        if late_ms < 20:
+            break
+    assert off_ms.percentile(50) < 10 + late_ms, off_ms.summary()
+    assert off_ms.percentile(99) < 20 + 4 * late_ms, off_ms.summary()
 
 
 def test_replay_plays_who_was_recorded(tmp_path: Path, broker: Mosquitto) -> None:
