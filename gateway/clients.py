@@ -62,7 +62,7 @@ class Clients:
         self._old_wills = wills  # of clients that were there when the gateway went down
         self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
-        self._waiting: set[Peer] = set()  # hold publishes that had no room
+        self._waiting: dict[Peer, None] = {}  # hold publishes that had no room; first is next
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -185,7 +185,7 @@ class Clients:
                 break
         took = self.intake(session.client_id, new)
         if took < len(new):
-            self._waiting.add(conn)
+            self._waiting[conn] = None
             conn.hold(True)
             stuck = new[took]  # by identity: an equal one may stand before it
             at = next(i for i, p in enumerate(publishes) if p is stuck)
@@ -251,12 +251,15 @@ class Clients:
     def room(self) -> None:
         """The outbox may have room again: take what was held."""
         for conn in list(self._waiting):
-            self._waiting.discard(conn)
             held, conn.held = conn.held, []
             if conn.session is not None and conn in self._by_id.values():
                 self.take(conn, held, time.monotonic())
             if conn.held:
+                if len(conn.held) < len(held):  # it had its turn; a big one keeps waiting for it
+                    self._waiting.pop(conn, None)
+                    self._waiting[conn] = None
                 return
+            self._waiting.pop(conn, None)
             conn.go_on(time.monotonic())
 
     # --- ends
@@ -266,7 +269,7 @@ class Clients:
         if session is None or self._by_id.get(session.client_id) is not conn:
             return
         del self._by_id[session.client_id]
-        self._waiting.discard(conn)
+        self._waiting.pop(conn, None)
         session.out = None
         if session.clean:
             self.locals.forget(session)

@@ -6,6 +6,8 @@ The rules, for tries in vain one after the other:
   not a hundred: each is told once between two reminders;
 - a reminder says how long it lasts, how many tries there were and what the last reason is:
   REMIND_FIRST_S after the first try in vain, then after times that double up to REMIND_MOST_S;
+- a connection that ends within STOOD_S was one more try in vain, and the outage goes on. After the
+  second such one the next are told only when one of them stands;
 - all other tries are at DEBUG.
 """
 
@@ -14,23 +16,34 @@ from __future__ import annotations
 import logging
 
 REMIND_FIRST_S, REMIND_MOST_S = 60.0, 3600.0
+STOOD_S = 10.0
 
 
 class Outage:
-    """One outage, from the first try in vain. now_s: monotonic."""
+    """One outage after the other, each from its first try in vain. now_s: monotonic."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.tries = 0
         self._began_s = 0.0
         self._remind_s, self._remind_after_s = 0.0, REMIND_FIRST_S
         self._told: set[str] = set()  # since the last reminder
+        self._up_s: float | None = None  # since when the link is up
+        self.fell = 0  # connections that did not stand
 
     def lasts_s(self, now_s: float) -> float:
         """Return how long it has lasted; 0 before the first try in vain."""
         return now_s - self._began_s if self.tries else 0.0
 
     def failed(self, reason: str, now_s: float) -> tuple[int, str]:
-        """Count a try in vain; returns the level and the text to log."""
+        """Count a try in vain, or the end of the link; returns the level and the text to log."""
+        up_s, self._up_s = self._up_s, None
+        if up_s is not None and now_s - up_s < STOOD_S:
+            self.fell += 1
+        elif up_s is not None:
+            self._begin()
         if not self.tries:
             self._began_s, self._remind_s = now_s, now_s + self._remind_after_s
         self.tries += 1
@@ -44,6 +57,23 @@ class Outage:
         self._told.add(reason)
         return level, f"away reason={reason!r} try={self.tries}"
 
-    def summary(self, now_s: float) -> str:
-        """Return what to say of it now that it is over; nothing where no try was in vain."""
+    def opened(self, now_s: float) -> tuple[int, str]:
+        """The link is up; returns the level and what to add to the line that says so."""
+        self._up_s = now_s
+        return (logging.INFO if self.fell < 2 else logging.DEBUG), self._summary(now_s)
+
+    def stands(self, now_s: float) -> str:
+        """End the outage where the link stands; returns what to say of that, "" for nothing.
+
+        To be asked from time to time.
+        """
+        up_s = self._up_s
+        if up_s is None or now_s - up_s < STOOD_S or not self.tries:
+            return ""
+        told = f"stands{self._summary(up_s)}" if self.fell > 1 else ""
+        self._begin()
+        self._up_s = up_s
+        return told
+
+    def _summary(self, now_s: float) -> str:
         return f" away_s={self.lasts_s(now_s):.1f} tries={self.tries}" if self.tries else ""

@@ -25,6 +25,7 @@ DISCONNECT = b"\xe0\x00"
 PING_S = 4.0  # silence after which we ask, see DEAD_S
 DEAD_S = 9.0  # silence after which the link is given up
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
+QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone; caution.py needs 6
 
 
 def longest_wait_s(tried: int, away_s: float) -> float:
@@ -71,6 +72,7 @@ class Upstream:
         self._buffer = b""
         self._fd = -1
         self._outage = Outage()
+        self._in_vain = 0  # tries since the broker acknowledged anything, or the link was up
         self._last_in_s = self._last_ping_s = 0.0
         self._lost: asyncio.Event = asyncio.Event()
         self._rng = random.Random()
@@ -128,8 +130,9 @@ class Upstream:
                 continue
             now_s = time.monotonic()
             level, text = self._outage.failed(self._reason, now_s)
+            self._in_vain += 1
             wait_s = self._rng.uniform(
-                0, longest_wait_s(self._outage.tries, self._outage.lasts_s(now_s)))
+                0, longest_wait_s(self._in_vain, self._outage.lasts_s(now_s)))
             log.log(level, "%s %s next_try_s=%.1f", self._name, text, wait_s)
             self.state = f"away: {self._reason}"
             await asyncio.sleep(wait_s)
@@ -173,6 +176,8 @@ class Upstream:
                 self._last_ping_s = now_s
                 self._session.out += b"\xc0\x00"
                 self._flush()
+            if told := self._outage.stands(now_s):
+                log.info("%s %s", self._name, told)
 
     def _readable(self) -> None:
         received: list[bytes] = []
@@ -201,7 +206,7 @@ class Upstream:
         if acks is None:
             self._take_mixed(data)
             return
-        self._buffer = b""
+        self._buffer, self._in_vain = b"", 0
         if self.connected:
             self._listener.upstream_acks(acks)
         if self.connected:
@@ -231,6 +236,7 @@ class Upstream:
         if publishes:
             self._listener.upstream_publishes(publishes)
         if acks and self.connected:
+            self._in_vain = 0
             self._listener.upstream_acks(acks)
         if self.connected:
             self._listener.upstream_writable()
@@ -289,10 +295,12 @@ class Upstream:
     def _opened(self, session_present: bool, limits: Limits, keepalive_s: int) -> None:
         """The broker accepted us."""
         self.connected, self.state = True, "connected"
-        outage, self._outage = self._outage, Outage()
         self.connects += 1
         self._ping_s = min(PING_S, keepalive_s / 2) if keepalive_s else PING_S
-        log.info("%s connected host=%s port=%d session_present=%s window=%d max_qos=%d%s",
-                 self._name, self.config.host, self.config.port, session_present, limits.window,
-                 limits.max_qos, outage.summary(time.monotonic()))
+        if self._outage.fell < QUICK_FALLS:
+            self._in_vain = 0
+        level, summary = self._outage.opened(time.monotonic())
+        log.log(level, "%s connected host=%s port=%d session_present=%s window=%d max_qos=%d%s",
+                self._name, self.config.host, self.config.port, session_present, limits.window,
+                limits.max_qos, summary)
         self._listener.upstream_connected(session_present, limits)

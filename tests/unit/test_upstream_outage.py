@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Iterator
 
-from gateway.outage import REMIND_FIRST_S, REMIND_MOST_S, Outage
+from gateway.outage import REMIND_FIRST_S, REMIND_MOST_S, STOOD_S, Outage
 from gateway.upstream import longest_wait_s
 
 DAY_S = 86_400.0
@@ -68,7 +68,34 @@ def test_reasons_in_turn_are_told_once_between_two_reminders() -> None:
 
 def test_summary_is_of_this_outage_alone_and_of_none_there_is_none() -> None:
     outage = Outage()
-    assert outage.summary(20.0) == ""
-    outage.failed(REFUSED, 10.0)
-    outage.failed(REFUSED, 12.0)
-    assert outage.summary(20.5) == " away_s=10.5 tries=2"
+    assert outage.opened(5.0) == (logging.INFO, "")
+    outage.failed(REFUSED, 5.0 + STOOD_S)
+    outage.failed(REFUSED, 17.0)
+    assert outage.opened(20.5) == (logging.INFO, " away_s=5.5 tries=2")
+    assert outage.stands(21.0) == ""
+    assert outage.stands(20.5 + STOOD_S) == ""  # one outage, one end: it was told
+    assert outage.failed(REFUSED, 50.0) == (logging.WARNING, f"away reason='{REFUSED}' try=1")
+    assert outage.opened(51.0) == (logging.INFO, " away_s=1.0 tries=1")
+
+
+def test_broker_that_takes_us_and_hangs_up_is_one_outage() -> None:
+    outage, now_s, said = Outage(), BEGAN_S, []
+    for _ in range(2000):
+        level, _ = outage.opened(now_s)
+        said += ["connected"] * (level == logging.INFO)
+        assert outage.stands(now_s + 0.5) == ""
+        level, text = outage.failed("connection closed", now_s + 0.5)
+        said += [text.partition(" ")[0]] * (level == logging.WARNING)
+        now_s += 1.0
+    assert said == ["connected", "away", "connected", *["still"] * 5]  # 1, 2, 4 … minutes
+    assert outage.opened(now_s)[0] == logging.DEBUG
+    assert outage.stands(now_s + STOOD_S) == "stands away_s=1999.5 tries=2000"
+    assert outage.stands(now_s + 2 * STOOD_S) == ""
+    assert outage.tries == 0
+
+
+def test_link_that_was_good_and_falls_is_a_new_outage_each_time() -> None:
+    outage = Outage()
+    for number in range(50):
+        assert outage.opened(100.0 * number)[0] == logging.INFO
+        assert outage.failed("connection reset", 100.0 * number + 50)[0] == logging.WARNING

@@ -85,8 +85,7 @@ class Device:
 
 
 class Peer:
-    """A device's connection, as clients.py sees it. Hashes alike in every run: who of those that
-    were held is first to go on is then the same for a seed."""
+    """A device's connection, as clients.py sees it."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
@@ -97,9 +96,6 @@ class Peer:
         self.unacked_bytes = 0
         self.acked_s = 0.0
         self.limited = self.paused = self.gone = False
-
-    def __hash__(self) -> int:
-        return self.device.index
 
     def write(self, data: bytes) -> None:
         if self.gone:
