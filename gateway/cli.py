@@ -118,6 +118,8 @@ def status(path: Path, as_json: bool) -> None:
                f"{answer['refused']} refused")
     click.echo(f"           {answer['bytes']:,} of {answer['max_bytes']:,} bytes "
                f"({answer['bytes'] / answer['max_bytes']:.0%})")
+    if answer["refused"]:
+        click.echo("           refused ones stay there: see `tidegate outbox retry --help`")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
     wear = answer["written_bytes"] / max(1, answer["payload_bytes"])

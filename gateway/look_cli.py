@@ -1,4 +1,5 @@
-"""`tidegate devices`, `watch` and `outbox`: what the running gateway says."""
+"""`tidegate devices`, `watch` and `outbox`: what the running gateway says, and what can be done
+about messages that were set aside."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ from typing import Any
 import click
 
 from gateway import config as config_file
-from gateway import control, outbox_view
+from gateway import control, outbox_view, refused
 from gateway.control import NotRunningError
+from gateway.errors import OutboxError
 
 _CONFIG = click.option("-c", "--config", "path", type=click.Path(path_type=Path),
                        default=Path("/etc/tidegate/tidegate.toml"), show_default=True,
@@ -71,7 +73,10 @@ def watch(path: Path, every_s: float, count: int) -> None:
 @_JSON
 @click.pass_context
 def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
-    """Show what waits for the upstream, by route; `export` writes it out."""
+    """Show what waits for the upstream, by route; `export` writes it out.
+
+    Messages that the upstream refused are set aside, in the lane `refused`: see `retry`, `drop`.
+    """
     ctx.obj = path
     if ctx.invoked_subcommand is not None:
         return
@@ -111,3 +116,48 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
     while rows:
         yield from rows
         rows = control.ask(file, f"rows {rows[-1]['key']}")["rows"]
+
+
+_TOPIC = click.option("--topic", "topic_filter", default="#", show_default=True, metavar="FILTER",
+                      help="Only messages whose topic upstream matches this MQTT filter.")
+
+
+@outbox.command()
+@_TOPIC
+@click.pass_obj
+def retry(path: Path, topic_filter: str) -> None:
+    """Have messages that the upstream refused sent again, once the cause is mended.
+
+    The gateway has to be stopped meanwhile, and sends them when it starts. They come after what
+    the same device has sent since.
+    """
+    count = refused.retry(_stopped(path), topic_filter)
+    click.echo(f"{count} messages are sent again when the gateway starts")
+
+
+@outbox.command()
+@_TOPIC
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def drop(path: Path, topic_filter: str, yes: bool) -> None:
+    """Delete messages that the upstream refused, for good. `export` keeps a copy.
+
+    The gateway has to be stopped meanwhile.
+    """
+    file = _stopped(path)
+    count = refused.count(file, topic_filter)
+    if count and not yes:
+        click.confirm(f"Delete {count} refused messages for good?", abort=True)
+    count = refused.drop(file, topic_filter) if count else 0
+    click.echo(f"{count} messages deleted")
+
+
+def _stopped(path: Path) -> Path:
+    """Return the outbox of a gateway that is stopped. Raises OutboxError where it runs."""
+    file = config_file.outbox_of(path)
+    try:
+        control.ask(file)
+    except NotRunningError:
+        return file
+    raise OutboxError("the gateway is running: stop it first (sudo systemctl stop tidegate), and "
+                      "start it when this is done")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,17 @@ def open_closed(path: Path) -> sqlite3.Connection:
 
 def closed_summary(path: Path) -> dict[str, Any]:
     """The summary of an outbox that no gateway runs on."""
-    db, found = open_closed(path), Summary()
-    while found.step(db):
-        pass
+    found = Summary()
+    with closing(open_closed(path)) as db:
+        while found.step(db):
+            pass
     return found.result()
 
 
 def all_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Every message of an outbox that no gateway runs on."""
-    db, key = open_closed(path), -1
-    while rows := page(db, key)["rows"]:
-        yield from rows
-        key = rows[-1]["key"]
+    with closing(open_closed(path)) as db:
+        key = -1
+        while rows := page(db, key)["rows"]:
+            yield from rows
+            key = rows[-1]["key"]

@@ -28,7 +28,7 @@ class GatewayThread(Startable):
     def __init__(self, folder: Path, upstream_port: int, *, listener: str = "", outbox: str = "",
                  upstream: str = "", routes: str = "", name: str = "gw",
                  scheme: str = "mqtt") -> None:
-        self.name, self.port = name, 0
+        self.name, self.port, self.folder = name, 0, folder
         self.bridge: Bridge | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "tidegate.toml"
