@@ -133,27 +133,29 @@ class Bridge:
         entries: list[Entry] = []
         touched: set[Session] = set()
         taken, early = 0, True
-        for publish in publishes:
-            if committer.waiting_bytes > HELD_BYTES:
-                break
-            if publish.topic.startswith(PREFIX) and not publish.retain \
-                    and (device := device_of(publish.topic)) is not None:
-                room = self._take_batch(client_id, device, publish, entries, age_s)
-                early = False  # the contract knows a batch that comes again
-            else:
-                room = self._take_one(client_id, publish, entries, age_s)
-            if not room:
-                self.counts["no_room"] += 1
-                break
-            taken += 1
-            if publish.retain:
-                self.locals.retain(publish)
-                committer.batch.retained[publish.topic] = publish if publish.payload else None
-            if self.locals.subscribed:
-                self.locals.publish(publish, touched)
+        try:
+            for publish in publishes:
+                if committer.waiting_bytes > HELD_BYTES:
+                    break
+                if publish.topic.startswith(PREFIX) and not publish.retain \
+                        and (device := device_of(publish.topic)) is not None:
+                    room = self._take_batch(client_id, device, publish, entries, age_s)
+                    early = False  # the contract knows a batch that comes again
+                else:
+                    room = self._take_one(client_id, publish, entries, age_s)
+                if not room:
+                    self.counts["no_room"] += 1
+                    break
+                taken += 1
+                if publish.retain:
+                    self.locals.retain(publish)
+                    committer.batch.retained[publish.topic] = publish if publish.payload else None
+                if self.locals.subscribed:
+                    self.locals.publish(publish, touched)
+        finally:  # what the accounts have is on the disk, whatever happened to the next
+            if entries:
+                self._insert(entries, early=early)
         self.counts["received"] += taken
-        if entries:
-            self._insert(entries, early=early)
         for session in touched:
             self.clients.flush(session)
         if queue.full(0):

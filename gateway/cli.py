@@ -79,6 +79,7 @@ def run(path: Path, check: bool) -> None:
     acknowledged, and goes to [upstream] url.
     """
     config = config_file.load(path, running=not check)
+    config_file.refuse_loop(config, path)
     if check:
         click.echo(f"{path}: ok")
         return

@@ -131,6 +131,25 @@ def outbox_of(path: Path) -> Path:
     return Path(load(path, running=False, look=False).outbox.path)
 
 
+def refuse_loop(config: Config, path: Path) -> None:
+    """Raise ConfigError where a link leads to our own listener: what is sent comes in again."""
+    def loopback(host: str) -> bool:
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    listener = config.listener
+    ours = [listener.address(text) for text in (listener.listen, listener.tls_listen)
+            if text != "off"]
+    links: list[tuple[str, UpstreamConfig | BrokerConfig]] = [("upstream", config.upstream)]
+    if config.broker is not None:
+        links.append(("broker", config.broker))
+    for name, link in links:
+        for host, port in ours:
+            anywhere = host in ("", "0.0.0.0", "::") or loopback(host)
+            if port == link.port and (link.host == host or (anywhere and loopback(link.host))):
+                raise ConfigError(str(path), f"{name}.url", f"{link.url!r}: is this gateway "
+                                  "itself (listener.listen); write the broker's own host:port")
+
+
 def _choices(key: str) -> tuple[Any, ...]:
     """The values that the setting at key may have."""
     table = Route if key.startswith("route[") else \

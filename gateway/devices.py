@@ -78,7 +78,7 @@ class Devices:
         """
         try:
             batch = _decoder.decode(payload)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:  # nested too deep
             raise ProtocolError("unreadable batch", str(error)) from error
         if batch.v != 1 or not batch.recs or min(batch.seq, batch.low, batch.boot) < 1 \
                 or max(batch.seq, batch.boot) > _MOST or batch.low > batch.seq \

@@ -185,3 +185,33 @@ def test_batch_with_a_bad_sensor_name_is_kept_as_it_came(
                                   batch), check=True, timeout=10)
     judge.wait_for_message("tidegate/dev/up", batch.encode())
     wait_until(lambda: gateway.status()["counts"]["unreadable"] == 1)
+
+
+def test_batch_nested_too_deep_is_kept_as_it_came_and_disturbs_nothing(
+        gateway: GatewayThread, judge: Subscriber) -> None:
+    deep = (b'{"v":1,"life":"a","boot":7,"seq":1,"low":1,"now":5,"recs":[[4,"d",{"t":1}]],"x":'
+            + b"[" * 5000 + b"]" * 5000 + b"}")
+    with RawClient(gateway.port) as client:
+        client.open("deep")
+        client.send(publish("t", b"before", 1, 1) + publish("tidegate/d/up", deep, 1, 2))
+        assert {client.read(), client.read()} == {(0x40, b"\0\1"), (0x40, b"\0\2")}
+    judge.wait_for_message("t", b"before")
+    judge.wait_for_message("tidegate/d/up", deep)
+    gateway.wait_for("depth", 0)
+    assert gateway.status()["counts"]["unreadable"] == 1
+
+
+def test_accounts_follow_what_was_taken_although_the_next_message_fails(
+        gateway: GatewayThread, judge: Subscriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gateway.bridge is not None
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(gateway.bridge.devices, "take", broken)
+    with RawClient(gateway.port) as client:
+        client.open("planted")
+        client.send(publish("t", b"taken", 1, 1) + publish("tidegate/d/up", b"{}", 1, 2))
+        assert client.closed()
+    judge.wait_for_message("t", b"taken")
+    gateway.wait_for("depth", 0)

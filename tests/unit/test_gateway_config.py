@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, load, outbox_of
+from gateway.config import Config, load, outbox_of, refuse_loop
 from gateway.errors import ConfigError
 
 
@@ -149,3 +149,32 @@ def test_proxy_is_read_with_its_password(path: Path) -> None:
 
 def test_ipv6_and_names_can_be_listened_on(path: Path) -> None:
     assert loaded(path, '[listener]\nlisten = "[::1]:1883"').listener.address() == ("::1", 1883)
+
+
+@pytest.mark.parametrize(("text", "key"), [
+    ("", "upstream.url"),
+    ('[listener]\nallow_anonymous = true\nlisten = "0.0.0.0:1884"\n'
+     '[upstream]\nurl = "mqtt://localhost:1884"', "upstream.url"),
+    ('[listener]\nallow_anonymous = true\nlisten = "10.0.0.5:1883"\n'
+     '[upstream]\nurl = "mqtt://10.0.0.5"', "upstream.url"),
+    ('[listener]\nallow_anonymous = true\ntls_listen = "[::]:8883"\ncert_file = "c"\n'
+     'key_file = "c"\n'
+     '[upstream]\nurl = "mqtts://127.0.0.1"', "upstream.url"),
+    ('[upstream]\nurl = "mqtt://b"\n[broker]\nurl = "mqtt://127.0.0.1:1883"', "broker.url"),
+])
+def test_gateway_that_would_send_to_itself_is_refused(path: Path, text: str, key: str) -> None:
+    (path.parent / "c").touch()
+    with pytest.raises(ConfigError, match="is this gateway itself") as caught:
+        refuse_loop(loaded(path, text), path)
+    assert f": {key}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    '[upstream]\nurl = "mqtt://127.0.0.1:1884"',
+    '[upstream]\nurl = "mqtt://broker"',
+    '[listener]\nallow_anonymous = true\nlisten = "10.0.0.5:1883"\n'
+    '[upstream]\nurl = "mqtt://127.0.0.1"',
+    '[listener]\nlisten = "off"\n[broker]\nurl = "mqtt://b"',
+])
+def test_broker_beside_the_gateway_is_not_itself(path: Path, text: str) -> None:
+    refuse_loop(loaded(path, text), path)
