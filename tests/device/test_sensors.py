@@ -73,6 +73,35 @@ def test_scd4x_waits_for_a_new_value() -> None:
     assert sensor.read() == (712, pytest.approx(25.0, abs=0.01), pytest.approx(37.0, abs=0.01))
 
 
+def test_scd4x_that_lost_its_power_alone_is_told_to_measure_again() -> None:
+    measuring, records = False, []
+
+    def answer(command: bytes) -> bytes:
+        nonlocal measuring
+        if command == b"\xe4\xb8":
+            return words(0x8006 if measuring else 0x8000)
+        return words(712, 0x6667, 0x5EB9)
+
+    Bus.part = SimpleNamespace(address=0x62, answer=answer)
+    sensor = make("scd4x", scl=22, sda=21)
+    told = sensor.command
+
+    def command(code: bytes) -> None:
+        nonlocal measuring
+        measuring = measuring or code == b"\x21\xb1"
+        told(code)
+
+    sensor.command = command
+    sampler = Sampler([sensor], lambda *record: records.append(record))
+    for now in range(0, 10_000, 10):
+        sampler.step(now)
+    assert records
+    measuring, before = False, len(records)
+    for now in range(10_000, 60_000, 10):
+        sampler.step(now)
+    assert len(records) > before
+
+
 def bosch(chip: int) -> SimpleNamespace:
     """A BMP280 with the calibration and the readings of its datasheet's worked example."""
     registers = bytearray(256)
@@ -160,6 +189,22 @@ def test_pulses_are_counted_and_bounces_are_not(monkeypatch: pytest.MonkeyPatch)
     assert sensor.read() == (0, 1.5)
 
 
+@pytest.mark.parametrize("still_days", [1, 6, 7, 12, 13])
+def test_pulses_are_counted_after_days_without_one(monkeypatch: pytest.MonkeyPatch,
+                                                   still_days: int) -> None:
+    period, now = 1 << 30, 0  # ticks_ms begins anew after 12.4 days
+    monkeypatch.setattr(time, "ticks_ms", lambda: now % period, raising=False)
+    monkeypatch.setattr(time, "ticks_diff", lambda a, b: (a - b + period // 2) % period
+                        - period // 2, raising=False)
+    sensor = make("pulse", pin=27)
+    for hour in range(24 * still_days, 24 * still_days + 200):
+        now = hour * 3_600_000
+        sensor._pulse(None)
+        now += 5
+        sensor._pulse(None)  # a bounce
+    assert sensor.read() == (200, 200)
+
+
 @pytest.mark.parametrize("raw", [0, 1, -1, 8388606, -8388607, 123456])
 def test_hx711_shifts_24_bits_in(raw: int) -> None:
     sensor = make("hx711", dout=16, sck=17, zero=100, per_unit=2)
@@ -188,25 +233,82 @@ def test_chip_temperature_on_either_chip() -> None:
         make("chip")
 
 
-def test_ds18b20_names_several_by_their_serial_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    roms = [bytes([0x28, 0, 0, 0, 0, 0x3F, 0x1C, 9])]
-    bus = SimpleNamespace(scan=lambda: roms, convert_temp=lambda: None,
-                          read_temp=lambda rom: 85.0 if rom[5] == 0xEE else 21.5)  # fmt: skip
+class Wires:
+    """A 1-Wire bus with the interface of the image's driver."""
+
+    def __init__(self) -> None:
+        self.roms = [self.rom(0x3F, 0x1C)]
+        self.buf = bytearray(b"x" * 9)
+
+    @staticmethod
+    def rom(*serial: int) -> bytes:
+        return bytes([0x28, 0, 0, 0, 0, *serial, 9])
+
+    def scan(self) -> list[bytes]:
+        return list(self.roms)
+
+    def convert_temp(self) -> None: ...
+
+    def read_temp(self, rom: bytes) -> float:
+        if rom not in self.roms:
+            raise Exception("CRC error")
+        return 85.0 if rom[5] == 0xEE else 0.0 if not any(self.buf) else 21.5
+
+
+@pytest.fixture
+def wires(monkeypatch: pytest.MonkeyPatch) -> Wires:
+    bus = Wires()
     one_wire, ds = ModuleType("onewire"), ModuleType("ds18x20")
     one_wire.OneWire = lambda pin: pin  # type: ignore[attr-defined]
     ds.DS18X20 = lambda wire: bus  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onewire", one_wire)
     monkeypatch.setitem(sys.modules, "ds18x20", ds)
+    monkeypatch.delitem(sys.modules, "node.sensors.ds18b20", raising=False)
+    return bus
+
+
+def test_ds18b20_names_several_by_their_serial_number(wires: Wires) -> None:
     sensor = make("ds18b20", pin=5)
     sensor.start()
     assert sensor.read() == (21.5,)
-    roms.append(bytes([0x28, 0, 0, 0, 0, 0xAA, 0x01, 9]))
+    wires.roms.append(wires.rom(0xAA, 0x01))
     assert sensor.read() == (21.5,)  # what was found stays; a new probe needs a restart
     sensor = make("ds18b20", pin=5)
     sensor.start()
     assert sensor.read() == [("-3f1c", (21.5,)), ("-aa01", (21.5,))]
-    roms[0] = bytes([0x28, 0, 0, 0, 0, 0xEE, 0x1C, 9])
+    wires.roms[:] = [wires.rom(0xEE, 0x1C)]
+    sensor = make("ds18b20", pin=5)
+    sensor.start()
     with pytest.raises(ValueError, match="not converted"):
+        sensor.read()
+
+
+def test_ds18b20_that_is_unplugged_silences_no_other(wires: Wires) -> None:
+    records: list[str] = []
+    wires.roms += [wires.rom(0xAA, 0x01), wires.rom(0xBB, 0x02)]
+    sensor = make("ds18b20", pin=5)
+    sampler = Sampler([sensor], lambda now, name, keys, values: records.append(name))
+    for now in range(0, 20_000, 50):
+        sampler.step(now)
+    assert {name[-4:] for name in records} == {"3f1c", "aa01", "bb02"}
+    records.clear()
+    wires.roms.pop(1)
+    for now in range(20_000, 60_000, 50):
+        sampler.step(now)
+    assert {name[-4:] for name in records} == {"3f1c", "bb02"}
+    assert len(records) > 40
+    wires.roms.pop(1)  # one alone keeps the name that it had among several
+    records.clear()
+    for now in range(60_000, 90_000, 50):
+        sampler.step(now)
+    assert set(records) == {"ds18b20-3f1c"}
+
+
+def test_ds18b20_on_a_shorted_line_is_no_zero(wires: Wires) -> None:
+    sensor = make("ds18b20", pin=5)
+    sensor.start()
+    wires.buf[:] = bytes(9)
+    with pytest.raises(OSError, match="shorted"):
         sensor.read()
 
 

@@ -34,6 +34,8 @@ def test_documented_settings_are_taken(name: str, text: str, tmp_path: Path,
     for file in re.findall(r'^(?:\w+_file|credentials) = "([^":]+)"', text, re.MULTILINE):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
+    if "[upstream]" not in text:  # a part of a config; the rest says where everything goes
+        text += '\n[upstream]\nurl = "mqtt://broker.example"\n'
     (tmp_path / "tidegate.toml").write_text(text)
     done = CliRunner().invoke(cli, ["run", "--check", "-c", str(tmp_path / "tidegate.toml")])
     assert done.exit_code == 0, done.exception or done.output

@@ -28,12 +28,24 @@ class Ds18b20(Sensor):
         self._bus.convert_temp()
 
     def read(self):
-        found = []
+        found, trouble = [], None
         for rom in self._roms:
-            value = self._bus.read_temp(rom)
-            if value == 85:  # what it says before its first conversion
-                raise ValueError("not converted")
-            found.append(("-%02x%02x" % (rom[5], rom[6]), (round(value, 4),)))
+            try:
+                value = self._bus.read_temp(rom)
+                if value == 85:  # what it says before its first conversion
+                    raise ValueError("not converted")
+                if not any(self._bus.buf):  # a shorted line: its zeros have the right checksum
+                    raise OSError("shorted")
+            except Exception as error:  # the driver raises bare Exception
+                trouble = error
+            else:
+                found.append(("-%02x%02x" % (rom[5], rom[6]), (round(value, 4),)))
+        if trouble and (not found or self.tries < self.RETRIES):
+            raise trouble
+        if trouble:  # the others at least; who is there is looked for anew
+            print("sensor", self.name, "one of", len(self._roms), trouble)
+            self.errors += 1
+            self._roms = []
         return found if self._several else found[0][1]
 
 

@@ -25,7 +25,8 @@ class Pulse(Sensor):
 
     def _pulse(self, _pin):
         now = time.ticks_ms()
-        if time.ticks_diff(now, self._last) >= self._debounce_ms:
+        # After 6 days without a pulse the difference is negative: that was no bounce.
+        if not 0 <= time.ticks_diff(now, self._last) < self._debounce_ms:
             self._count += 1
             self._last = now
 

@@ -25,6 +25,7 @@ class Scd4x(Sensirion):
 
     def read(self):
         if not self.words(1)[0] & 0x7FF:
+            self._fresh = self.tries == self.RETRIES  # it lost its power alone: tell it again
             raise OSError("no new value yet")
         self.command(b"\xec\x05")
         co2, temperature, humidity = self.words(3)
