@@ -28,7 +28,10 @@ SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUT
 
 def make_ca(folder: Path, name: str, days: int = CA_DAYS) -> Path:
     """Make the authority. Raises CertificateError where there is one already."""
-    folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CertificateError(f"{folder}: cannot be made: {error.strerror}") from error
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(name)
     certificate = (

@@ -14,6 +14,7 @@ from gateway.errors import CertificateError
 _FOLDER = click.option("-d", "--folder", type=click.Path(path_type=Path),
                        default=Path("/etc/tidegate/certs"), show_default=True,
                        help="Where the keys and certificates are.")
+_DAYS = click.IntRange(1, 36_500)
 
 
 def _authority() -> ModuleType:
@@ -40,7 +41,7 @@ def ca(folder: Path, name: str) -> None:
 
 @certs.command()
 @_FOLDER
-@click.option("--days", default=825, show_default=True)
+@click.option("--days", default=825, show_default=True, type=_DAYS)
 @click.option("--replace", is_flag=True, help="Put it in place of one that is there.")
 @click.argument("hosts", nargs=-1)
 def server(folder: Path, hosts: tuple[str, ...], days: int, replace: bool) -> None:
@@ -51,7 +52,7 @@ def server(folder: Path, hosts: tuple[str, ...], days: int, replace: bool) -> No
 
 @certs.command()
 @_FOLDER
-@click.option("--days", default=3650, show_default=True)
+@click.option("--days", default=3650, show_default=True, type=_DAYS)
 @click.option("--replace", is_flag=True, help="Put it in place of one that is there.")
 @click.argument("name")
 def device(folder: Path, name: str, days: int, replace: bool) -> None:

@@ -16,6 +16,7 @@ import click
 from gateway import config as config_file
 from gateway import control, log
 from gateway.errors import TidegateError
+from gateway.journal import SIZE_BYTES
 
 # Command → the file it is in, read only when it is asked for.
 _GROUPS = {"certs": "gateway.certs_cli", "device": "gateway.device_cli",
@@ -123,9 +124,11 @@ def status(path: Path, as_json: bool) -> None:
         click.echo("           refused ones stay there: see `tidegate outbox retry --help`")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
-    wear = answer["written_bytes"] / max(1, answer["payload_bytes"])
-    click.echo(f"disk       {answer['disk']}"
-               + (f", {wear:.1f} bytes written for each of payload" if wear else ""))
+    wear = ""  # not before the journal's file, made once, is a small part of it
+    if answer["payload_bytes"] >= SIZE_BYTES and answer["written_bytes"]:
+        each = answer["written_bytes"] / answer["payload_bytes"]
+        wear = f", {each:.1f} bytes written for each of payload"
+    click.echo(f"disk       {answer['disk']}{wear}")
     risks = "; ".join(answer["at_risk"])
     click.echo(f"promise    {f'AT RISK: {risks}' if risks else 'kept'}")
     if answer["logins"].get("failed"):

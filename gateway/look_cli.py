@@ -20,6 +20,8 @@ from gateway.errors import OutboxError
 _CONFIG = click.option("-c", "--config", "path", type=click.Path(path_type=Path),
                        default=Path("/etc/tidegate/tidegate.toml"), show_default=True,
                        help="The config file (TOML).")
+_OWN_CONFIG = click.option("-c", "--config", "own", type=click.Path(path_type=Path),
+                           help="The config file, where it is not given before.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
@@ -42,8 +44,10 @@ def devices(path: Path, as_json: bool) -> None:
 
 @click.command()
 @_CONFIG
-@click.option("--every", "every_s", default=2.0, show_default=True, help="Seconds between lines.")
-@click.option("--count", default=0, help="Stop after so many lines; 0 for never.")
+@click.option("--every", "every_s", default=2.0, show_default=True, type=click.FloatRange(0.1),
+              help="Seconds between lines.")
+@click.option("--count", default=0, type=click.IntRange(0),
+              help="Stop after so many lines; 0 for never.")
 def watch(path: Path, every_s: float, count: int) -> None:
     """Print a line about the running gateway again and again, until Ctrl-C."""
     outbox, shown = config_file.outbox_of(path), 0
@@ -96,12 +100,13 @@ def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
 
 
 @outbox.command()
+@_OWN_CONFIG
 @click.argument("file", type=click.File("w", lazy=False))
 @click.pass_obj
-def export(path: Path, file: Any) -> None:
+def export(path: Path, own: Path | None, file: Any) -> None:
     """Write every message as a JSON line to FILE (- for standard output). Nothing is removed."""
     count = 0
-    for row in _rows(config_file.outbox_of(path)):
+    for row in _rows(config_file.outbox_of(own or path)):
         file.write(json.dumps(row) + "\n")
         count += 1
     click.echo(f"{count} messages", err=True)
@@ -123,28 +128,30 @@ _TOPIC = click.option("--topic", "topic_filter", default="#", show_default=True,
 
 
 @outbox.command()
+@_OWN_CONFIG
 @_TOPIC
 @click.pass_obj
-def retry(path: Path, topic_filter: str) -> None:
+def retry(path: Path, own: Path | None, topic_filter: str) -> None:
     """Have messages that the upstream refused sent again, once the cause is mended.
 
     The gateway has to be stopped meanwhile, and sends them when it starts. They come after what
     the same device has sent since.
     """
-    count = refused.retry(_stopped(path), topic_filter)
+    count = refused.retry(_stopped(own or path), topic_filter)
     click.echo(f"{count} messages are sent again when the gateway starts")
 
 
 @outbox.command()
+@_OWN_CONFIG
 @_TOPIC
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(path: Path, topic_filter: str, yes: bool) -> None:
+def drop(path: Path, own: Path | None, topic_filter: str, yes: bool) -> None:
     """Delete messages that the upstream refused, for good. `export` keeps a copy.
 
     The gateway has to be stopped meanwhile.
     """
-    file = _stopped(path)
+    file = _stopped(own or path)
     count = refused.count(file, topic_filter)
     if count and not yes:
         click.confirm(f"Delete {count} refused messages for good?", abort=True)

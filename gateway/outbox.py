@@ -100,9 +100,11 @@ class Outbox:
         try:
             return database.connect(self.path)
         except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise OutboxError(f"{self.path}: in use; another gateway runs on it") from error
             if isinstance(error, sqlite3.OperationalError):
-                raise OutboxError(f"{self.path}: {error}; is the folder writable, the disk full, "
-                                  "or another gateway running on it?") from error
+                raise OutboxError(f"{self.path}: {error}; is that a file in a folder that can be "
+                                  "written, and is there room on the disk?") from error
             self.set_aside = self._put_aside(("", "-wal", "-shm", JOURNAL))
             log.error("outbox corrupt, set aside path=%s reason=%s", self.set_aside, error)
         return database.connect(self.path)

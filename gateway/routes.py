@@ -6,6 +6,7 @@ To add a setting of a route: a field here, with its default, is all it needs.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from msgspec import Struct
@@ -49,6 +50,8 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
             return f"filter: {error}"
         if not self.to or "+" in self.to or "#" in self.to:
             return f"to: {self.to!r} is not a topic; {{topic}} is the topic as it came"
+        for name in re.findall(r"\{\w+\}", self.to.replace("{topic}", "")):
+            return f"to: {name}: only {{topic}} can stand here, the topic as it came"
         if len(self.to.encode()) > _TO_MOST_BYTES or self.to.count("{topic}") > 8:
             return f"to: at most {_TO_MOST_BYTES} bytes and 8 times {{topic}}"
         try:

@@ -130,6 +130,9 @@ def test_what_only_waits_is_left_alone(make: Make, tmp_path: Path) -> None:
     assert run(gateway, "drop", "--yes").output == "0 messages deleted\n"
     assert run(gateway, "retry").output.startswith("0 messages")
     assert '"lane": "live"' in run(gateway, "export", "-").stdout
+    config = gateway.folder / "tidegate.toml"
+    behind = CliRunner().invoke(cli, ["outbox", "export", "-c", str(config), "-"])
+    assert '"lane": "live"' in behind.stdout
 
 
 def test_running_gateway_is_left_alone(tmp_path: Path) -> None:

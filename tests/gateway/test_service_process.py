@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from gateway import outbox_view
 from gateway.cli import cli
+from gateway.errors import TidegateError
 from tools.gateway_process import PROJECT, Gateway
 from tools.install import Layout
 from tools.judge import Subscriber
@@ -217,6 +218,22 @@ def run(*args: str) -> str:
     done = CliRunner().invoke(cli, args, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+@pytest.mark.parametrize("words", [
+    ["watch", "--every", "0"], ["watch", "--count", "-1"], ["certs", "device", "g", "--days", "0"],
+    ["certs", "server", "--days", "99999999"]])
+def test_number_that_makes_no_sense_is_one_line(words: list[str]) -> None:
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "is not in the range" in done.output
+
+
+def test_authority_in_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(cli, ["certs", "ca", "-d", str(tmp_path / "file" / "x")])
+    assert isinstance(done.exception, TidegateError)
+    assert "cannot be made: Not a directory" in str(done.exception)
 
 
 @pytest.mark.parametrize("running", [True, False])

@@ -78,6 +78,7 @@ def test_empty_file_is_a_good_config(path: Path) -> None:
     ('[[route]]\n[[route]]\nfull = "drop"', ["route[1].full", "'drop'", "'drop-oldest'"]),
     ('[[route]]\nfilter = "a/#/b"', ["route[0].filter", "a/#/b"]),
     ('[[route]]\nto = "a/#"', ["route[0].to", "'a/#'", "{topic}"]),
+    ('[[route]]\nto = "x/{name}/{topic}"', ["route[0].to", "{name}: only {topic}"]),
     ("[[route]]\nkeep_s = -1", ["route[0].keep_s", "-1", "at least 0"]),
     ("[[route]]\nfoo = 1", ["route[0].foo", "no such setting"]),
     ("[listener", ["not TOML"]),

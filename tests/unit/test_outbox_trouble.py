@@ -170,7 +170,7 @@ def test_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(path: Pat
 def test_outbox_in_use_by_another_gateway_is_refused(path: Path) -> None:
     outbox = Outbox(path)
     outbox.apply(Batch(insert=[entry(1, mid=1)]))
-    with pytest.raises(OutboxError, match="another gateway"):
+    with pytest.raises(OutboxError, match="in use; another gateway"):
         Outbox(path)
     assert reopened(outbox).start().depth == 1
 
