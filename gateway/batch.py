@@ -61,7 +61,7 @@ class Entry(Struct, gc=False):
 
 
 class Batch(Struct):
-    """Everything one commit changes. None as a value means: delete.
+    """Everything one commit changes. None as a value means: delete; so does 0 in `seen`.
 
     late: of `insert`, those that go upstream only after the commit.
     """

@@ -234,6 +234,7 @@ class Bridge:
                     taken.device_dropped)
         if taken.seq:
             self.committer.batch.seen[taken.key] = taken.seq
+            self.committer.batch.seen.update(dict.fromkeys(taken.forgotten, 0))
         ack = wire.Publish(f"{PREFIX}{device}/down/ack", ack_payload(taken, utc_ms), 0, False,
                            False, 0)
         self.committer.after(partial(self._say, ack))

@@ -115,7 +115,9 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
     if pending.ended:
         prune(db)
     db.executemany("INSERT OR REPLACE INTO seen VALUES(?,?,?,?)",
-                   [(*key, seq) for key, seq in pending.seen.items()])
+                   [(*key, seq) for key, seq in pending.seen.items() if seq])
+    db.executemany("DELETE FROM seen WHERE device = ? AND life = ? AND boot = ?",
+                   [key for key, seq in pending.seen.items() if not seq])
     for (client, mid), there in pending.received.items():
         db.execute("INSERT OR IGNORE INTO received VALUES(?,?)" if there else
                    "DELETE FROM received WHERE client = ? AND mid = ?", (client, mid))

@@ -6,7 +6,9 @@ seq the gateway has. It changes in the same transaction as the records it speaks
 
 from __future__ import annotations
 
+import heapq
 import re
+from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +21,7 @@ PREFIX = "tidegate/"
 _UP = re.compile(r"tidegate/([A-Za-z0-9_-]{1,32})/up")
 _SENSOR = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff+#/]{1,64}")
 _MOST = 2**53  # of seq and boot; SQLite and JSON readers keep such integers whole
+BOOTS_MOST = 4096  # of a life, the newest; more than a board's ring can hold records of
 _MAX_MS = 253_402_300_799_999  # the year 9999; datetime ends there
 
 Value = float | int | bool | str | None
@@ -43,7 +46,7 @@ class Taken(Struct):
     """What became of a batch.
 
     records: (sensor, payload) of each new record in order. seq: the highest seq now held.
-    duplicates, holes, device_dropped: counts of records.
+    duplicates, holes, device_dropped: counts of records. forgotten: boots too old to come again.
     """
 
     key: Key
@@ -52,6 +55,7 @@ class Taken(Struct):
     duplicates: int = 0
     holes: int = 0
     device_dropped: int = 0
+    forgotten: list[Key] = []
 
 
 _decoder = msgspec.json.Decoder(Batch)
@@ -65,10 +69,17 @@ def device_of(topic: str) -> str | None:
 
 
 class Devices:
-    """Highest seq by (device, life, boot)."""
+    """Highest seq by (device, life, boot).
+
+    A board that sleeps between two readings boots a hundred thousand times a year. It sends its
+    boots in order, so that an old one never comes again once newer ones did.
+    """
 
     def __init__(self, seen: dict[Key, int]) -> None:
         self._seen = seen
+        self._boots: defaultdict[tuple[str, str], list[int]] = defaultdict(list)  # heaps
+        for device, life, boot in sorted(seen):
+            self._boots[device, life].append(boot)
 
     def take(self, device: str, payload: bytes, utc_ms: int | None) -> Taken:
         """Judge a batch and remember it.
@@ -109,8 +120,21 @@ class Devices:
                     "sensor": sensor, "values": values})))
             taken.seq = last
         if taken.seq:
+            if key not in self._seen:
+                taken.forgotten = self._note(key)
             self._seen[key] = taken.seq
         return taken
+
+    def _note(self, key: Key) -> list[Key]:
+        """A boot that is new here; return those that are forgotten for it, two at most."""
+        device, life, boot = key
+        boots = self._boots[device, life]
+        forgotten: list[Key] = []
+        while len(boots) >= BOOTS_MOST and boots[0] < boot and len(forgotten) < 2:
+            forgotten.append((device, life, heapq.heappop(boots)))
+            del self._seen[forgotten[-1]]
+        heapq.heappush(boots, boot)
+        return forgotten
 
 
 def ack_payload(taken: Taken, utc_ms: int | None) -> bytes:

@@ -173,7 +173,7 @@ class Outbox:
             entries=entries,
             backlog=dict(db.execute("SELECT source, count(*) FROM now WHERE key >= ? AND key < ? "
                                     "GROUP BY 1", (first, first + (1 << LANE_SHIFT)))),
-            seen=seen | pending.seen,
+            seen={key: seq for key, seq in (seen | pending.seen).items() if seq},
             received={client: mids for client, mids in received.items() if mids},
             retained={t: Publish(t, m[1], m[0], True, False, 0)
                       for t, m in (retained | pending.retained).items() if m is not None},

@@ -154,6 +154,22 @@ def test_other_life_boot_and_device_are_other_records() -> None:
         assert len(taken.records) == 1
 
 
+def test_boots_too_old_to_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.devices.BOOTS_MOST", 3)
+    seen = {("d", "a", boot): 5 for boot in range(1, 9)}  # as before there was a limit
+    devices, disk = Devices(seen), dict(seen)
+    for boot in range(9, 20):
+        taken = devices.take("d", batch(life="a", boot=boot), UTC_MS)
+        assert len(taken.records) > 0
+        disk |= {taken.key: taken.seq} | dict.fromkeys(taken.forgotten, 0)
+        assert devices.take("d", batch(life="a", boot=boot), UTC_MS).duplicates > 0
+    assert seen == {key: seq for key, seq in disk.items() if seq}
+    assert [boot for _, _, boot in seen] == [17, 18, 19]
+    assert devices.take("d", batch(life="b", boot=1), UTC_MS).forgotten == []
+    late = devices.take("d", batch(life="a", boot=2), UTC_MS)
+    assert late.forgotten == []  # older than all: it takes nobody's place
+
+
 @pytest.mark.parametrize(("changes", "utc_ms", "expected"), [
     ({}, UTC_MS, "2027-01-15T07:59:59.400Z"),  # 600 ms before it came
     ({"now": ..., "t0": UTC_MS}, UTC_MS + 10**9, "2027-01-15T08:00:00.400Z"),

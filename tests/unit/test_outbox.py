@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,14 @@ def test_ages_go_on_where_they_ended(path: Path) -> None:
     outbox = Outbox(path)
     outbox.apply(Batch(insert=[entry(1, mid=1, age_s=5000)]))
     assert 5000 <= reopened(outbox).clock_s() < 5060
+
+
+@pytest.mark.parametrize("again", [crashed, reopened])
+def test_seen_0_is_forgotten(path: Path, again: Callable[[Outbox], Outbox]) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(seen={("d", "a", 1): 7, ("d", "a", 2): 8}))
+    outbox.flush()
+    outbox.apply(Batch(seen={("d", "a", 1): 0, ("d", "a", 3): 9}))
+    outbox = again(outbox)
+    assert outbox.start().seen == {("d", "a", 2): 8, ("d", "a", 3): 9}
+    assert reopened(outbox).start().seen == {("d", "a", 2): 8, ("d", "a", 3): 9}
