@@ -131,8 +131,9 @@ def test_bme280_reads_humidity_too() -> None:
                      h5 >> 4, h6)  # fmt: skip
     struct.pack_into(">H", registers, 0xFD, 30000)
     sensor = make("bme280", scl=22, sda=21)
-    assert sensor._h == (h1, h2, h3, h4, h5, h6)
     sensor.start()
+    assert sensor._h == (h1, h2, h3, h4, h5, h6)
+    assert sensor.keys == ("temperature_c", "pressure_hpa", "humidity_pct")
     assert registers[0xF2] == 1
     humidity = sensor.read()[2]
     t_fine = 128422.0  # the datasheet's integer arithmetic for the same reading
@@ -146,7 +147,18 @@ def test_bme280_reads_humidity_too() -> None:
 def test_wrong_chip_is_named() -> None:
     Bus.part = bosch(0x61)
     with pytest.raises(OSError, match="chip id 0x61"):
-        make("bme280", scl=22, sda=21)
+        make("bme280", scl=22, sda=21).start()
+
+
+def test_bme280_that_is_plugged_in_later_is_read() -> None:
+    Bus.part = bosch(0x58)
+    there, Bus.part.registers = Bus.part.registers, b""  # nobody answers
+    sensor = make("bme280", scl=22, sda=21)
+    with pytest.raises(IndexError):
+        sensor.start()
+    Bus.part.registers = there
+    sensor.start()
+    assert len(sensor.read()) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,27 +12,35 @@ from node.sensors.i2c import I2cSensor
 class Bme280(I2cSensor):
     ADDRESS = 0x76
     WARM_MS = 12
+    UNITS = (("temperature_c", "°C"), ("pressure_hpa", "hPa"))
 
     def open(self, settings, board):
         super().open(settings, board)
+        self._t = None
+
+    def _find(self):
+        """Ask the chip what it is. Not when the board starts: it may be plugged in later."""
         chip = self._get(0xD0, 1)[0]
         if chip not in (0x58, 0x60):
             raise OSError("no BME280 or BMP280, chip id 0x%02x" % chip)
-        self.UNITS = (("temperature_c", "°C"), ("pressure_hpa", "hPa"))
-        self._t = unpack("<Hhh", self._get(0x88, 6))
+        t = unpack("<Hhh", self._get(0x88, 6))
         self._p = unpack("<Hhhhhhhhh", self._get(0x8E, 18))
         self._h = None
         if chip == 0x60:
-            self.UNITS += (("humidity_pct", "%"),)
             rest = self._get(0xE1, 7)
             h2, h3, e4, e5, e6, h6 = unpack("<hBbBbb", rest)
             self._h = (self._get(0xA1, 1)[0], h2, h3, e4 << 4 | e5 & 15, e6 << 4 | e5 >> 4, h6)
+            self.UNITS = Bme280.UNITS + (("humidity_pct", "%"),)
+            self.keys = tuple([key for key, _unit in self.UNITS])
+        self._t = t  # last: now it is all there
 
     def _get(self, register, count):
         return self._i2c.readfrom_mem(self._address, register, count)
 
     def start(self):
         i2c = self._i2c
+        if self._t is None:
+            self._find()
         if self._h:
             i2c.writeto_mem(self._address, 0xF2, b"\x01")
         i2c.writeto_mem(self._address, 0xF4, b"\x25")  # everything once, then sleep
