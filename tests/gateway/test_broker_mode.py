@@ -11,10 +11,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from click.testing import CliRunner
 from test_early import Disk, puback
 
+from gateway.cli import cli
 from gateway.links import BrokerConfig
 from gateway.local_broker import LocalBroker
+from gateway.metrics import render
 from gateway.outbox import Outbox
 from gateway.wire import Publish
 from tools.fake_broker import FakeBroker
@@ -337,3 +340,38 @@ def test_refused_subscription_is_named_in_the_log(make: Make, script: Script, pr
     link.send(packet(0x90, b"\0\1" + (b"\0" if protocol == "5" else b"") + b"\x02\x80"))
     wait_until(lambda: "filter=bad/#" in caplog.text, 10.0, "the filter in the log")
     assert "good/#" not in caplog.text
+
+
+def metrics(status: dict[str, Any]) -> list[str]:
+    health = cast(Any, SimpleNamespace(at_risk=lambda: []))
+    return [line for line in render(status, health).decode().splitlines() if "broker" in line
+            and not line.startswith("#")]
+
+
+def test_local_broker_is_told_and_is_no_device(make: Make, upstream: Mosquitto, house: Mosquitto
+                                               ) -> None:
+    gateway = behind(make, upstream, house)
+    status = gateway.status()
+    assert status["broker"] == "connected"
+    assert status["connected_devices"] == 0
+    assert metrics(status) == ["tidegate_broker_connected 1.0"]
+    house.stop()
+    wait_until(lambda: gateway.status()["broker"].startswith("away: "), 10.0, "away")
+    text = ""
+
+    def told() -> bool:
+        nonlocal text
+        text = CliRunner().invoke(cli, ["status", "-c", str(gateway.folder / "tidegate.toml")],
+                                  catch_exceptions=False).stdout
+        return "broker     away: " in text  # not in the middle of a try
+
+    wait_until(told, 10.0, "what `tidegate status` says")
+    assert " (1 connects)\n" in text
+    assert "devices    0 connected\n" in text
+    assert metrics(gateway.status()) == ["tidegate_broker_connected 0.0"]
+    assert gateway.status()["at_risk"] == []
+
+
+def test_gateway_without_a_local_broker_says_nothing_of_one(gateway: GatewayThread) -> None:
+    assert gateway.status()["broker"] is None
+    assert metrics(gateway.status()) == []
