@@ -115,6 +115,8 @@ def status(path: Path, as_json: bool) -> None:
                + (", ".join(f"{name} {port}" for name, port in ports.items() if port)
                   or "listens for no device"))
     click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
+    if answer["broker"] is not None:
+        click.echo(f"broker     {answer['broker']} ({answer['broker_connects']} connects)")
     click.echo(f"outbox     {answer['depth']} messages, the oldest "
                f"{timedelta(seconds=answer['oldest_s'])} old, {answer['in_flight']} in flight, "
                f"{answer['refused']} refused")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
 from gateway import wire
-from gateway.commit import Committer
+from gateway.commit import Callback, Committer
 from gateway.errors import ProtocolError
 from gateway.local import Locals, Session
 
@@ -57,11 +57,13 @@ class Clients:
         self.intake: Intake = lambda _client, publishes: len(publishes)
         self.max_unacked_bytes = 1 << 20
         self._by_id: dict[str, Peer] = {}
+        self._joined: list[Peer] = []  # have no connection of the listener, and no name there
         self._committer = committer
         self._received = received  # QoS 2 identifiers from before a restart
         self._old_wills = wills  # of clients that were there when the gateway went down
         self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
+        self._pending: deque[dict[Peer, bytearray]] = deque()  # `_acks` of each batch, in order
         self._waiting: dict[Peer, None] = {}  # hold publishes that had no room; first is next
 
     def __len__(self) -> int:
@@ -76,9 +78,8 @@ class Clients:
         return self._by_id.get(client_id)
 
     def join(self, peer: Peer) -> None:
-        """Take a peer that has no connection of the listener."""
-        assert peer.session is not None
-        self._by_id[peer.session.client_id] = peer
+        """Take publishes of a peer that is no client of the listener and does not count as one."""
+        self._joined.append(peer)
 
     # --- packets
 
@@ -116,11 +117,10 @@ class Clients:
         if other is not None:  # MQTT-3.1.4-2
             other.fail(ProtocolError("taken over", f"{client_id} connected again"))
             self.closed(other, clean=False)
-        session, present = self.locals.open(client_id, packet.clean)
         if packet.clean:
-            for mid in self._received.pop(client_id, ()):
-                self._committer.batch.received[client_id, mid] = None
-        elif not present:
+            self.forget_received(client_id, self.locals.sessions.get(client_id))
+        session, present = self.locals.open(client_id, packet.clean)
+        if not (packet.clean or present):
             session.received |= self._received.get(client_id, set())
         self._old_wills.pop(client_id, None)
         if conn.will is not None or packet.will is not None:
@@ -164,6 +164,21 @@ class Clients:
             self._received.get(session.client_id, set()).discard(packet.mid)
             self._committer.batch.received[session.client_id, packet.mid] = None
         self._later(conn, bytearray(wire.encode_ack(wire.PUBCOMP, packet.mid)), 1)
+
+    def forget_received(self, client_id: str, session: Session | None,
+                        then: Callback = lambda: None) -> None:
+        """Free the QoS 2 identifiers of a session that has ended: what comes under them is new.
+        Calls `then` when that is on disk, at once where there were none."""
+        mids = self._received.pop(client_id, set())
+        if session is not None:
+            mids |= session.received
+            session.received.clear()
+        if not mids:
+            then()
+            return
+        for mid in mids:
+            self._committer.batch.received[client_id, mid] = None
+        self._committer.after(then)
 
     # --- publishes
 
@@ -229,7 +244,8 @@ class Clients:
         if self._acks_batch is not self._committer.batch:
             self._acks_batch = self._committer.batch
             self._acks = {}
-            self._committer.after(partial(self._send_acks, self._acks))
+            self._pending.append(self._acks)
+            self._committer.after(self._send_acks)
         waiting = self._acks.get(conn)
         if waiting is None:
             self._acks[conn] = acks
@@ -237,8 +253,8 @@ class Clients:
             waiting += acks
         conn.unacked_bytes += unacked_bytes  # reset on the write
 
-    def _send_acks(self, acks: dict[Peer, bytearray]) -> None:
-        now_s = time.monotonic()
+    def _send_acks(self) -> None:
+        now_s, acks = time.monotonic(), self._pending.popleft()
         current = self._acks if self._acks_batch is self._committer.batch else {}
         for conn, data in acks.items():
             if conn not in current:
@@ -248,11 +264,20 @@ class Clients:
             if conn.paused:
                 conn.go_on(now_s)
 
+    def lost(self, conn: Peer) -> None:
+        """The link of a peer that `join`ed is gone. Nothing of it is acknowledged on the next one,
+        where the same identifier may be of a message that is not on disk."""
+        for acks in self._pending:
+            acks.pop(conn, None)
+        conn.unacked_bytes, conn.held = 0, []
+        self._waiting.pop(conn, None)
+        conn.hold(False)
+
     def room(self) -> None:
         """The outbox may have room again: take what was held."""
         for conn in list(self._waiting):
             held, conn.held = conn.held, []
-            if conn.session is not None and conn in self._by_id.values():
+            if conn.session is not None and conn in (*self._joined, *self._by_id.values()):
                 self.take(conn, held, time.monotonic())
             if conn.held:
                 if len(conn.held) < len(held):  # it had its turn; a big one keeps waiting for it

@@ -1,6 +1,7 @@
 """Is the promise at risk? For /readyz, /healthz, the panel and the metrics. No I/O.
 
-An upstream that is away is no reason: bridging that is what the gateway is for.
+An upstream that is away is no reason: bridging that is what the gateway is for. Neither is a
+broker that we subscribe to: what it keeps is its own promise, see local_broker.py.
 """
 
 from __future__ import annotations

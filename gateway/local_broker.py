@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 
 from gateway import wire
 from gateway.clients import Clients
@@ -36,7 +37,7 @@ class LocalBroker:
 
     def __init__(self, config: BrokerConfig, clients: Clients, received: set[int]) -> None:
         self.config = config
-        self.link = Upstream(config, self, None, name="broker")
+        self.link = Upstream(config, self, None, name="broker", subscribed=self._answered)
         self.session: Session | None = Session(f"broker/{config.client_id}", clean=False)
         self.session.received |= received
         self.will: wire.Publish | None = None
@@ -46,41 +47,63 @@ class LocalBroker:
         self.acked_s = 0.0
         self.limited = self.paused = False
         self._clients = clients
-        self._replays = False
+        self._new = False  # the session began with this run
         self._subscribed = False
         clients.join(self)
 
     # --- towards the broker
 
     def upstream_connected(self, session_present: bool, limits: Limits) -> None:
-        # Subscribing again brings every retained message again; in a session that stands they
-        # were had already, live.
-        self._replays = session_present
-        if not (session_present and self._subscribed):
-            self._subscribed = True
+        assert self.session is not None
+        subscribe = partial(self._subscribe, self.link.connects, v5=limits.v5)
+        if not session_present:
+            self._new, self._subscribed = True, False
+            # First on disk: a crash must not bring identifiers of the old session back, under
+            # which this one has something new by then. Nothing comes before the SUBSCRIBE.
+            self._clients.forget_received(self.session.client_id, self.session, subscribe)
+        elif not self._subscribed:
+            subscribe()
+
+    def _subscribe(self, link: int, *, v5: bool) -> None:
+        """Ask for the topics, where that link is still there."""
+        if self.link.connected and self.link.connects == link:
             self.link.write([wire.encode_subscribe(1, [(f, 2) for f in self.config.filters],
-                                                   v5=limits.v5)])
+                                                   v5=v5)])
+
+    def _answered(self, codes: list[int]) -> None:
+        """SUBACK, a code for each filter; from 0x80 on it was refused."""
+        self._subscribed = True
+        for topic_filter, code in zip(self.config.filters, codes, strict=False):
+            if code >= 0x80:
+                log.error("the broker refuses a subscription, nothing of it comes; give %s the "
+                          "right to read it, or change broker.filters filter=%s code=0x%02x",
+                          self.config.username or self.config.client_id, topic_filter, code)
 
     def upstream_lost(self, by_broker: bool) -> None:
-        """What was held is sent again by the broker, with DUP, in its session."""
-        self.held = []
+        """What was not acknowledged is sent again by the broker, with DUP, in its session."""
+        self._clients.lost(self)
 
     def upstream_writable(self) -> None:
         """Nothing waits for it."""
 
     def upstream_publishes(self, publishes: list[wire.Publish]) -> None:
         news: list[wire.Publish] = []
+        acks = b""
         for publish in publishes:
+            # Subscribing again brings every retained message again; in a session that stood
+            # before this run they were had already, live, but for one that comes with DUP.
             if any(matches(ours, publish.topic) for ours in OURS) \
-                    or (publish.retain and self._replays):
+                    or (publish.retain and not (self._new or publish.dup)):
                 if publish.qos:
                     kind = wire.PUBACK if publish.qos == 1 else wire.PUBREC
-                    self.write(wire.encode_ack(kind, publish.mid))
+                    acks += wire.encode_ack(kind, publish.mid)
                 continue
             publish.retain = publish.retain or any(matches(r, publish.topic) for r in RETAINED)
             news.append(publish)
         if news:
             self._clients.take(self, news, time.monotonic())
+        if acks:  # last: a link found dead by writing has to be lost after all it brought
+            self.write(acks)
 
     def upstream_acks(self, acks: list[wire.Ack]) -> None:
         """PUBREL: the second half of QoS 2 towards us."""
@@ -98,7 +121,7 @@ class LocalBroker:
     # --- towards the gateway
 
     def write(self, data: bytes) -> None:
-        """Acknowledge; what a lost link had outstanding comes again with DUP."""
+        """Acknowledge what came over this link; see Clients.lost."""
         if self.link.connected:
             self.link.write([data])
 

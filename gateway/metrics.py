@@ -59,6 +59,9 @@ class _Status:
             yield family
         yield GaugeMetricFamily("tidegate_upstream_connected", "1 while the link is up",
                                 value=status["upstream"] == "connected")
+        if status["broker"] is not None:
+            yield GaugeMetricFamily("tidegate_broker_connected", "1 while [broker]'s link is up",
+                                    value=status["broker"] == "connected")
         yield GaugeMetricFamily("tidegate_disk_ok", "0 while commits fail",
                                 value=status["disk"] == "ok")
         yield GaugeMetricFamily("tidegate_at_risk", "Reasons why /readyz fails",

@@ -32,20 +32,23 @@ QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED = 0x9B, 0x9A  # MQTT 5.0 section 3.2.2.2
 SAFE_INFLIGHT, MOST_INFLIGHT = 20, 1000
 
 Opened = Callable[[bool, Limits, int], None]
+Subscribed = Callable[[list[int]], None]
 
 
 class PahoSession(paho.Client):
     """One persistent session.
 
     opened: called with session present, what the CONNACK allows, and the Server Keep Alive [s]
-    (0 where it says none). closing: called before paho closes its socket. forget: begin with a
+    (0 where it says none). closing: called before paho closes its socket. subscribed: called with
+    the codes of a SUBACK (section 3.9.3), and must not call back. forget: begin with a
     session of no past, since the outbox that knew its packet identifiers is gone; what the broker
     still held under them would swallow new messages. At 3.1.1 that takes a connection of its own,
     which ends with `forgotten` set (clean session 1, section 3.1.2.4).
     """
 
     def __init__(self, config: UpstreamConfig, will_topic: str | None, opened: Opened,
-                 closing: Callable[[], None], *, forget: bool = False) -> None:
+                 closing: Callable[[], None], *, forget: bool = False,
+                 subscribed: Subscribed | None = None) -> None:
         self.v5 = config.protocol == "5"
         super().__init__(CallbackAPIVersion.VERSION2, client_id=config.client_id,
                          clean_session=None if self.v5 else False, reconnect_on_failure=False,
@@ -73,6 +76,9 @@ class PahoSession(paho.Client):
         self.on_connect = self._connected
         self.on_disconnect = self._disconnected
         self.on_socket_close = lambda *_: closing()
+        if subscribed is not None:
+            self.on_subscribe = lambda _client, _userdata, _mid, codes, _properties: subscribed(
+                [code.value for code in codes])
 
     def _set_will(self) -> None:
         if self._said_topic is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def status_of(bridge: Bridge) -> dict[str, Any]:
     """What a person or a script wants to know."""
     door = bridge.door
+    broker = None if bridge.local_broker is None else bridge.local_broker.link
     return {
         "id": bridge.config.id, "port": bridge.port, "tls_port": bridge.listener.tls_port,
         "upstream": bridge.upstream.state,
@@ -30,6 +31,8 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "disk": bridge.committer.failing or "ok",
         "at_risk": risks(bridge),
         "upstream_connects": bridge.upstream.connects,
+        "broker": None if broker is None else broker.state,
+        "broker_connects": 0 if broker is None else broker.connects,
         "counts": dict(bridge.counts), "dropped": dict(bridge.queue.dropped),
         "closed": dict(bridge.listener.refused),
         "logins": {} if door is None else dict(door.counts)}

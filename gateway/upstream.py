@@ -16,7 +16,7 @@ from gateway.config import UpstreamConfig
 from gateway.errors import ProtocolError
 from gateway.flight import Limits
 from gateway.outage import Outage
-from gateway.paho_session import READ_BYTES, PahoSession
+from gateway.paho_session import READ_BYTES, PahoSession, Subscribed
 
 log = logging.getLogger("tidegate.upstream")
 
@@ -64,7 +64,8 @@ class Upstream:
     """Keeps one link up, with full jitter between tries, until stopped."""
 
     def __init__(self, config: UpstreamConfig, listener: Listener, will_topic: str | None,
-                 name: str = "upstream", *, forget: bool = False) -> None:
+                 name: str = "upstream", *, forget: bool = False,
+                 subscribed: Subscribed | None = None) -> None:
         self.config, self._listener = config, listener
         self.connected = False
         self.state = "starting"  # one word or a short reason, for people
@@ -82,7 +83,7 @@ class Upstream:
         self._name = name  # for the log
         self._paused = False
         self._session = PahoSession(config, will_topic, self._opened, self._detach,
-                                    forget=forget)
+                                    forget=forget, subscribed=subscribed)
 
     # --- what the bridge calls
 

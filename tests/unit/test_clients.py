@@ -1,4 +1,5 @@
-"""gateway/clients.py: who of those that wait for room in the outbox is next."""
+"""gateway/clients.py: who of those that wait for room in the outbox is next, and which QoS 2
+identifiers are free."""
 
 from __future__ import annotations
 
@@ -7,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.batch import Batch
 from gateway.clients import Clients, Peer
-from gateway.wire import Publish
+from gateway.local import Locals
+from gateway.wire import Connect, Publish
 
 
 class Waiting:
@@ -91,9 +94,49 @@ def test_who_is_gone_is_in_nobodys_way(clients: Clients, room: list[int], taken:
                                        ) -> None:
     gone, there = Waiting("a", [3]), Waiting("b", [1])
     begin(clients, gone, there)
-    clients._by_id.clear()
+    clients._joined.clear()
     clients.join(cast(Peer, there))
     room[0] = 1
     clients.room()
     assert taken == ["b"]
     assert clients._waiting == {}
+
+
+class Conn(Waiting):
+    """A connection of the listener that only takes."""
+
+    def __init__(self) -> None:
+        super().__init__("c", [])
+        self.session = None
+
+    def write(self, data: bytes) -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
+def connects(clients: Clients, *, clean: bool) -> Conn:
+    conn = Conn()
+    clients.received(cast(Any, conn), [Connect("c", clean, 0, None, None, None, 4)], 0.0)
+    return conn
+
+
+@pytest.mark.parametrize("there", [True, False])  # when it connects anew
+def test_clean_connect_frees_identifiers_of_the_session_before_it_on_disk_too(there: bool) -> None:
+    asked: list[object] = []
+    committer = SimpleNamespace(batch=Batch(), hurry=lambda now_s: None, after=asked.append)
+    clients = Clients(Locals({}), cast(Any, committer), {"c": {1}}, {})
+    conn = cast(Any, connects(clients, clean=False))
+    clients.received(conn, [Publish("t", b"", 2, False, False, 2)], 0.0)
+    if not there:
+        clients.closed(conn, clean=False)
+    committer.batch = Batch()
+    asked.clear()
+    conn = connects(clients, clean=True)
+    assert committer.batch.received == {("c", 1): None, ("c", 2): None}
+    assert asked
+    taken: list[bytes] = []
+    clients.intake = lambda _client, publishes: (  # type: ignore[func-returns-value]
+        taken.extend(p.payload for p in publishes) or len(publishes))
+    for mid in (1, 2):
+        clients.received(conn, [Publish("t", b"%d" % mid, 2, False, True, mid)], 0.0)
+    assert taken == [b"1", b"2"]
