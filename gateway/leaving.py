@@ -36,6 +36,7 @@ class Leaving:
         self.loaded_key = 0
         self.gone: set[int] = set()  # backlog keys dropped, perhaps not yet on disk
         self.on_room: Callable[[], None] = lambda: None
+        self.on_left: Callable[[], None] = lambda: None  # there is room in memory
         self._flight, self._queue = flight, queue
         self._committer, self._outbox = committer, outbox
         self._bytes = 0  # dropped from memory, still on disk
@@ -57,6 +58,7 @@ class Leaving:
 
     def _removed(self, entries: list[Entry]) -> None:
         self._queue.finished(entries)
+        self.on_left()
         self.on_room()
 
     def supersede(self, old: Entry) -> None:

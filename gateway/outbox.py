@@ -34,6 +34,7 @@ from gateway.wire import Publish
 log = logging.getLogger("tidegate.outbox")
 
 PENDING_MOST = 8192  # messages that only the journal has; bounds memory
+LOAD_BYTES = 8 * 2**20  # of payload, read from the backlog at once
 JOURNAL = "-batches"  # behind the database's name; SQLite takes -journal, -wal and -shm
 
 
@@ -242,14 +243,15 @@ class Outbox:
     # --- the backlog
 
     def load(self, after_key: int, limit: int, mids: list[int]) -> list[Entry]:
-        """The next rows of the backlog in order, each with a packet identifier set on disk.
+        """The next rows of the backlog in order, about LOAD_BYTES of them at most, each with a
+        packet identifier set on disk.
 
         mids: free packet identifiers, at least `limit`; they are used from the end.
         """
-        entries = self._unsent(after_key, limit)
-        if len(entries) < limit and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
+        entries, enough = self._unsent(after_key, limit)
+        if not enough and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
             self.flush()
-            entries = self._unsent(after_key, limit)
+            entries, _ = self._unsent(after_key, limit)
         wanting = [entry for entry in entries if entry.qos]
         if not wanting:
             return entries
@@ -261,14 +263,22 @@ class Outbox:
             entry.mid = mid
         return entries
 
-    def _unsent(self, after_key: int, limit: int) -> list[Entry]:
-        """Rows of the backlog that the database has and that never were in memory."""
+    def _unsent(self, after_key: int, limit: int) -> tuple[list[Entry], bool]:
+        """Rows of the backlog that the database has and that never were in memory, and whether
+        they are as many or as big as was asked for."""
         touched, first = self.pending.touches, max(after_key, BACKLOG << LANE_SHIFT)
+        found: list[Entry] = []
+        size = 0
         try:
             rows = self._db.execute(
                 f"SELECT {COLUMNS} FROM msg WHERE key > ? AND key < ? AND mid = 0 ORDER BY key",
                 (first, (BACKLOG + 1) << LANE_SHIFT))
-            return [_entry(row) for row in islice((r for r in rows if not touched(r[0])), limit)]
+            for row in islice((r for r in rows if not touched(r[0])), limit):
+                found.append(_entry(row))
+                size += len(found[-1].payload)
+                if size >= LOAD_BYTES:
+                    return found, True
+            return found, len(found) >= limit
         except sqlite3.Error as error:
             raise OutboxError(str(error)) from error
 

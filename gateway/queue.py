@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Protocol
 
 from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry
-from gateway.outbox import Start
+from gateway.outbox import LOAD_BYTES, Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
 
 LIVE_MOST = 4096  # in each of the two lanes
@@ -37,8 +37,9 @@ class Queue:
         self.refused = start.refused
         self.dropped: Counter[str] = Counter()  # by reason
         self.backlog = Counter(start.backlog)  # rows by source, in the backlog lane
-        loaded = sum(e.lane == BACKLOG for e in start.entries)
-        self.unloaded = sum(self.backlog.values()) - loaded
+        loaded = [entry.size() for entry in start.entries if entry.lane == BACKLOG]
+        self.unloaded = sum(self.backlog.values()) - len(loaded)
+        self.loaded_bytes = sum(loaded)  # of the backlog, in memory or just delivered
         self._mids = mids
         self._next_id = start.next_id
         self._live = [0, 0]  # messages and bytes in memory, by lane
@@ -56,7 +57,8 @@ class Queue:
 
     def tight(self) -> bool:
         """Whether deletes should not wait for other business."""
-        return self.used_bytes > self.max_bytes * 0.9 or max(self._live) > LIVE_MOST // 2
+        return self.used_bytes > self.max_bytes * 0.9 or max(self._live) > LIVE_MOST // 2 \
+            or self.loaded_bytes > LOAD_BYTES // 2 or max(self._live_bytes) > LIVE_MOST_BYTES // 2
 
     def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
             age_s: int, *, force: bool = False) -> tuple[Entry, Entry | None] | None:
@@ -109,6 +111,7 @@ class Queue:
     def loaded(self, entries: list[Entry], asked: int) -> None:
         """Rows of the backlog came into memory."""
         self.unloaded -= len(entries)
+        self.loaded_bytes += sum(entry.size() for entry in entries)
         if len(entries) < asked and self.unloaded < 0:
             self.unloaded = 0
 
@@ -116,7 +119,10 @@ class Queue:
         """The rows of these entries are deleted, and that is on disk."""
         self._mids.free_mids([entry.mid for entry in entries if entry.mid])
         for entry in entries:
-            self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
+            lane, size = entry.key >> LANE_SHIFT, entry.size()
+            self._leave(lane, entry.source, size)
+            if lane == BACKLOG:
+                self.loaded_bytes -= size
         if self._latest:
             for entry in entries:
                 self._settle(entry)
@@ -131,7 +137,9 @@ class Queue:
     def set_aside(self, entry: Entry) -> tuple[int, int, int]:
         """The upstream refuses an entry: move it out of the way; return (old key, new key, the
         packet identifier that stays taken)."""
-        self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
+        self._leave(entry.lane, entry.source, entry.size())
+        if entry.lane == BACKLOG:
+            self.loaded_bytes -= entry.size()
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1

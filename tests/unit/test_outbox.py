@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from outboxes import SMALL, crashed, entry, reopened
 
+import gateway.outbox
 from gateway.batch import LANE_SHIFT, Batch
 from gateway.errors import OutboxError
 from gateway.outbox import PENDING_MOST, Outbox
@@ -69,6 +70,19 @@ def test_load_gives_the_backlog_in_order_with_identifiers_that_are_on_disk(path:
     start = reopened(outbox).start()
     assert sorted(e.mid for e in start.entries) == [50, 102, 103, 104]
     assert start.backlog == {"s": 6}
+
+
+def test_load_stops_at_its_bytes_and_uses_no_more_identifiers(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.outbox, "LOAD_BYTES", 250)
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(n, BACKLOG, payload=bytes(100)) for n in range(1, 8)]))
+    mids = [*range(101, 111)]
+    first = outbox.load(0, 10, mids)
+    assert [e.key & 255 for e in first] == [1, 2, 3]
+    assert mids == [*range(101, 108)]
+    monkeypatch.setattr(gateway.outbox, "LOAD_BYTES", 1)
+    assert [e.key & 255 for e in outbox.load(first[-1].key, 10, mids)] == [4]  # one at least
 
 
 def test_oldest_names_unsent_rows_of_its_route_only(path: Path) -> None:

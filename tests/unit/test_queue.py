@@ -111,6 +111,7 @@ class Accounts(RuleBasedStateMachine):
         rows = [e for e in self.there if e.lane == BACKLOG]
         assert +self.queue.backlog == Counter(e.source for e in rows)
         assert self.queue.unloaded == sum(e.key not in self.loaded for e in rows)
+        assert self.queue.loaded_bytes == sum(e.size() for e in rows if e.key in self.loaded)
 
     @invariant()
     def memory_is_bounded(self) -> None:

@@ -37,8 +37,9 @@ def _accounts(world: World, rows: list[Row], aside: list[Row]) -> None:
     hold(stored.used_bytes == used, f"bytes {stored.used_bytes}, on disk {used}")
     hold(stored._live == [0, 0] and stored._live_bytes == [0, 0],
          f"live {stored._live} of {stored._live_bytes} bytes, on disk none")
-    hold(not stored.unloaded and not stored.backlog,
-         f"backlog {stored.backlog}, unloaded {stored.unloaded}, on disk none")
+    hold(not stored.unloaded and not stored.backlog and not stored.loaded_bytes,
+         f"backlog {stored.backlog}, unloaded {stored.unloaded}, loaded {stored.loaded_bytes} "
+         "bytes, on disk none")
     hold(not flying.in_flight and not flying.queued(), f"still in flight {flying.in_flight}")
     kept = len(stored._room) + sum(row[1] > 0 for row in aside)
     hold(len(flying._taken) == kept, f"packet identifiers leaked: {len(flying._taken) - kept}")
