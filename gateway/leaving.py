@@ -16,8 +16,8 @@ from gateway.commit import Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight
 from gateway.outbox import Outbox
-from gateway.queue import Queue
-from gateway.routes import BACKLOG, Route
+from gateway.queue import Queue, Waiting
+from gateway.routes import Route
 
 log = logging.getLogger("tidegate.leaving")
 
@@ -61,12 +61,11 @@ class Leaving:
         self.on_left()
         self.on_room()
 
-    def supersede(self, old: Entry) -> None:
+    def supersede(self, old: Entry | Waiting) -> None:
         """A newer value of the same topic came before this one was sent (`latest-only`)."""
-        if old.lane == BACKLOG:
-            if old.key > self.loaded_key:
-                self._drop_rows([(old.key, old.source, old.size())], "superseded")
-            return  # else its copy in memory is on its way
+        if isinstance(old, Waiting):
+            self._drop_rows([(old.key, old.source, old.size)], "superseded")
+            return
         if self._flight.in_flight.get(old.mid) is old:
             return  # sent on an earlier connection, to be sent again
         try:

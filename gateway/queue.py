@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
+from msgspec import Struct
+
 from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry
 from gateway.outbox import LOAD_BYTES, Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
@@ -25,6 +27,17 @@ class Mids(Protocol):
 
     def take_mids(self, count: int) -> list[int]: ...
     def free_mids(self, mids: list[int]) -> None: ...
+
+
+class Waiting(Struct, gc=False):
+    """What is known of a row of the backlog that is on disk only. size: bytes, see Entry.size."""
+
+    key: int
+    source: str
+    size: int
+
+
+Added = tuple[Entry, Entry | Waiting | None]
 
 
 class Queue:
@@ -48,7 +61,8 @@ class Queue:
             if entry.lane < BACKLOG:
                 self._live[entry.lane] += 1
                 self._live_bytes[entry.lane] += entry.size()
-        self._latest: dict[str, Entry] = {}  # topic → newest unsent entry, where a route wants it
+        # topic → its newest value that may yet be replaced, where a route wants it
+        self._latest: dict[str, Entry | Waiting] = {}
         self._room: list[int] = []
 
     def full(self, size: int) -> bool:
@@ -61,7 +75,7 @@ class Queue:
             or self.loaded_bytes > LOAD_BYTES // 2 or max(self._live_bytes) > LIVE_MOST_BYTES // 2
 
     def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
-            age_s: int, *, force: bool = False) -> tuple[Entry, Entry | None] | None:
+            age_s: int, *, force: bool = False) -> Added | None:
         """Make the entry for a message.
 
         qos: the sender's. force: take it although the outbox is full. Returns the entry and one
@@ -73,7 +87,7 @@ class Queue:
         old = None
         if route.full == "latest-only":
             old = self._latest.pop(target.topic, None)
-            if old is not None and old.sent:
+            if isinstance(old, Entry) and old.sent:
                 old = None
         if self.used_bytes + size > self.max_bytes and old is None and not force \
                 and route.full != "drop-oldest":
@@ -100,7 +114,8 @@ class Queue:
         self.used_bytes += size
         self.depth += 1
         if route.full == "latest-only":
-            self._latest[target.topic] = entry
+            self._latest[target.topic] = entry if lane != BACKLOG else Waiting(
+                entry.key, source, size)
         return entry, old
 
     def _more_room(self) -> bool:
@@ -109,7 +124,8 @@ class Queue:
         return bool(self._room)
 
     def loaded(self, entries: list[Entry], asked: int) -> None:
-        """Rows of the backlog came into memory."""
+        """Rows of the backlog came into memory; nothing replaces them any more."""
+        self._settle(entries)
         self.unloaded -= len(entries)
         self.loaded_bytes += sum(entry.size() for entry in entries)
         if len(entries) < asked and self.unloaded < 0:
@@ -123,9 +139,7 @@ class Queue:
             self._leave(lane, entry.source, size)
             if lane == BACKLOG:
                 self.loaded_bytes -= size
-        if self._latest:
-            for entry in entries:
-                self._settle(entry)
+        self._settle(entries)
 
     def dropped_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
         """Backlog rows (key, source, bytes) that were never loaded are gone by policy."""
@@ -133,6 +147,9 @@ class Queue:
         self.unloaded -= len(rows)
         for _, source, size in rows:
             self._leave(BACKLOG, source, size)
+        if self._latest and reason == "drop-oldest":  # of a route that was `latest-only` before
+            gone = {key for key, _, _ in rows}
+            self._latest = {t: old for t, old in self._latest.items() if old.key not in gone}
 
     def set_aside(self, entry: Entry) -> tuple[int, int, int]:
         """The upstream refuses an entry: move it out of the way; return (old key, new key, the
@@ -143,14 +160,18 @@ class Queue:
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1
-        self._settle(entry)
+        self._settle([entry])
         old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
         return old, entry.key, entry.mid
 
-    def _settle(self, entry: Entry) -> None:
-        """No newer value of its topic replaces it any more."""
-        if self._latest.get(entry.topic) is entry:
-            del self._latest[entry.topic]
+    def _settle(self, entries: list[Entry]) -> None:
+        """No newer value of its topic replaces any of these any more."""
+        if not self._latest:
+            return
+        for entry in entries:
+            latest = self._latest.get(entry.topic)
+            if latest is not None and latest.key == entry.key:
+                del self._latest[entry.topic]
 
     def _leave(self, lane: int, source: str, size: int) -> None:
         self.used_bytes -= size
