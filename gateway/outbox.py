@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from gateway import batch as batches
 from gateway import database
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Batch, Change, Entry, Pending, Row
+from gateway.batch import LANE_SHIFT, SIZE, Batch, Change, Entry, Pending, Row
 from gateway.database import COLUMNS
 from gateway.devices import Key
 from gateway.errors import OutboxError
@@ -160,7 +160,7 @@ class Outbox:
             known.add(mid) if there else known.discard(mid)
         mask = (1 << LANE_SHIFT) - 1
         depth, used, newest = db.execute(
-            "SELECT count(*), ifnull(sum(length(topic) + length(payload)), 0), "
+            f"SELECT count(*), ifnull(sum({SIZE}), 0), "
             f"ifnull(max(key & {mask}), 0) FROM now").fetchone()
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
         newest = max([newest, *(last & mask for last in runs.values())])
@@ -178,7 +178,7 @@ class Outbox:
                       for t, m in (retained | pending.retained).items() if m is not None},
             wills={c: Publish(w[0], w[3], w[1], w[2], False, 0)
                    for c, w in (wills | pending.wills).items() if w is not None},
-            next_id=newest + 1, depth=depth, used_bytes=used + depth * ROW_OVERHEAD_BYTES,
+            next_id=newest + 1, depth=depth, used_bytes=used,
             refused=db.execute("SELECT count(*) FROM now WHERE key >= ?",
                                (REFUSED << LANE_SHIFT,)).fetchone()[0])
 
@@ -287,13 +287,13 @@ class Outbox:
         self.flush()
         found: list[tuple[int, str, int]] = []
         for key, source, size in self._db.execute(
-                "SELECT key, source, length(topic) + length(payload) FROM msg WHERE key > ? AND "
+                f"SELECT key, source, {SIZE} FROM msg WHERE key > ? AND "
                 "key < ? AND mid = 0 AND route = ? ORDER BY key",
                 (max(after_key, BACKLOG << LANE_SHIFT), (BACKLOG + 1) << LANE_SHIFT, route)):
             if need_bytes <= 0:
                 break
-            found.append((key, source, size + ROW_OVERHEAD_BYTES))
-            need_bytes -= size + ROW_OVERHEAD_BYTES
+            found.append((key, source, size))
+            need_bytes -= size
         return found
 
     def reader(self) -> sqlite3.Connection:

@@ -83,7 +83,10 @@ class Queue:
         is to take no more.
         """
         route = target.route
-        size = len(payload) + len(target.topic) + ROW_OVERHEAD_BYTES
+        if target.lane == URGENT:
+            source += "!"
+        size = len(payload) + len(target.topic) + len(source) + len(route.filter) \
+            + ROW_OVERHEAD_BYTES
         old = None
         if route.full == "latest-only":
             old = self._latest.pop(target.topic, None)
@@ -93,8 +96,6 @@ class Queue:
                 and route.full != "drop-oldest":
             return None
         lane, qos = target.lane, qos if qos > target.min_qos else target.min_qos
-        if lane == URGENT:
-            source += "!"
         if route.retain != "as-is":
             retain = route.retain == "always"
         mid = 0

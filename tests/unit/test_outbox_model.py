@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Batch, Entry
+from gateway.batch import LANE_SHIFT, Batch, Entry
 from gateway.journal import PAGE, RESERVE_BYTES
 from gateway.outbox import Outbox
 from gateway.routes import BACKLOG, LIVE, REFUSED
@@ -118,8 +118,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert [(e.key, e.mid, e.released, len(e.payload)) for e in start.entries] == [
             (e.key, e.mid, e.released, len(e.payload)) for e in wanted]
         assert start.depth == len(self.held)
-        assert start.used_bytes == sum(len(e.payload) + 1 + ROW_OVERHEAD_BYTES
-                                       for e in self.held.values())
+        assert start.used_bytes == sum(e.size() for e in self.held.values())
         assert start.backlog == ({"dev": len(backlog)} if backlog else {})
         assert start.refused == sum(e.key >> LANE_SHIFT == REFUSED for e in self.held.values())
         assert start.seen == self.seen
