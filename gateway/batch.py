@@ -16,7 +16,10 @@ from gateway.devices import Key
 from gateway.wire import Publish
 
 LANE_SHIFT = 56
-ROW_OVERHEAD_BYTES = 48  # what a row costs beside topic and payload, for the cap
+ROW_OVERHEAD_BYTES = 48  # what a row costs beside its texts and payload, for the cap
+# Entry.size() of a row, in SQL
+SIZE = "(length(payload) + length(topic) + length(source) + length(route)" \
+       f" + {ROW_OVERHEAD_BYTES})"
 
 # key, mid, qos, retain, age_s, route, source, topic, payload
 Row = tuple[int, int, int, bool, int, str, str, str, bytes]
@@ -57,7 +60,8 @@ class Entry(Struct, gc=False):
 
     def size(self) -> int:
         """Bytes it takes of the outbox's cap."""
-        return len(self.payload) + len(self.topic) + ROW_OVERHEAD_BYTES
+        return len(self.payload) + len(self.topic) + len(self.source) + len(self.route) \
+            + ROW_OVERHEAD_BYTES
 
 
 class Batch(Struct):

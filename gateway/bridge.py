@@ -37,7 +37,7 @@ from gateway.upstream import Upstream
 
 log = logging.getLogger("tidegate")
 
-HELD_BYTES = 8 * 2**20  # waiting for the disk; above it nothing is read from devices
+HELD_BYTES = 8 * 2**20  # of memory, waiting for the disk; above it nothing is read from devices
 SOUND_CLOCK_MS = 1_735_689_600_000  # 2025: an earlier wall clock has not been set yet
 
 
@@ -135,7 +135,7 @@ class Bridge:
         taken, early = 0, True
         try:
             for publish in publishes:
-                if committer.waiting_bytes > HELD_BYTES:
+                if committer.held_bytes > HELD_BYTES:
                     break
                 if publish.topic.startswith(PREFIX) and not publish.retain \
                         and (device := device_of(publish.topic)) is not None:

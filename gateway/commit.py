@@ -40,6 +40,7 @@ SMALL_BYTES = 65_536
 RETRY_S = 1.0
 LAZY_S = 2.0
 DONE_MOST = 500
+ENTRY_BYTES = 300  # that a message takes in memory beside its texts and payload
 T = TypeVar("T")
 Callback = Callable[[], None]
 
@@ -100,6 +101,7 @@ class Committer:
     def __init__(self, outbox: Outbox, pacer: Pacer) -> None:
         self.batch = Batch()
         self.waiting_bytes = self.payload_bytes = 0  # of messages: now, and since the start
+        self.held_bytes = 0  # of memory, taken by the messages that wait
         self.failing: str | None = None  # why the last commit failed
         self.flooded = False  # at the last commit, see Pacer
         self.commits = 0
@@ -120,8 +122,10 @@ class Committer:
     def insert(self, entries: list[Entry]) -> None:
         """Add messages to the next batch."""
         self.batch.insert += entries
+        self.held_bytes += ENTRY_BYTES * len(entries)
         for entry in entries:
             self.waiting_bytes += len(entry.payload)
+            self.held_bytes += entry.size()
         self._wake.set()
 
     def release(self, entries: list[Entry], callback: Callback) -> None:
@@ -194,7 +198,7 @@ class Committer:
             self.flooded = self._pacer.flooded()
             batch, after = self.batch, self._after
             self.payload_bytes += self.waiting_bytes
-            self.batch, self._after, self.waiting_bytes = Batch(), [], 0
+            self.batch, self._after, self.waiting_bytes, self.held_bytes = Batch(), [], 0, 0
             await self._commit(batch)
             self._pacer.committed(time.monotonic())
             for callback in after:

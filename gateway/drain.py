@@ -20,7 +20,7 @@ from gateway.commit import RETRY_S, Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight, Limits
 from gateway.leaving import Leaving
-from gateway.outbox import Outbox
+from gateway.outbox import LOAD_BYTES, Outbox
 from gateway.queue import Queue
 from gateway.routes import BACKLOG
 from gateway.upstream import Upstream
@@ -28,7 +28,7 @@ from gateway.upstream import Upstream
 log = logging.getLogger("tidegate.drain")
 
 BACKLOG_KEY = BACKLOG << LANE_SHIFT
-CHUNK = 1000  # rows of the backlog read at once
+CHUNK = 1000  # rows of the backlog read at once, or LOAD_BYTES
 SEND_BYTES = 131_072
 
 
@@ -51,6 +51,7 @@ class Drain:
         self._caution = Caution()
         self._window = 0
         self._lowered_said = False
+        leaving.on_left = self._load_more
 
     # --- entries
 
@@ -124,6 +125,8 @@ class Drain:
             self._write([bytes(progress.reply)])
         if progress.done:
             self.leaving.remove(progress.done)
+            if self.queue.unloaded and self.queue.loaded_bytes >= LOAD_BYTES:
+                self._committer.hurry(self._progress_s)  # more is loaded only with this commit
         if progress.release:
             if self.flight.queued():  # the window opens only with this commit
                 self._committer.hurry(self._progress_s)
@@ -162,6 +165,10 @@ class Drain:
         if self.upstream is None:
             return
         self._send()
+        self._load_more()
+
+    def _load_more(self) -> None:
+        """Have more of the backlog read, if there is room for it in memory."""
         if self._wants_more() and (self._loading is None or self._loading.done()):
             self._loading = asyncio.get_running_loop().create_task(self._load())
 
@@ -188,7 +195,8 @@ class Drain:
 
     def _wants_more(self) -> bool:
         return self.flight.connected and self.queue.unloaded > 0 \
-            and len(self.flight.lanes[BACKLOG]) < CHUNK // 2
+            and len(self.flight.lanes[BACKLOG]) < CHUNK // 2 \
+            and self.queue.loaded_bytes < LOAD_BYTES
 
     async def _load_some(self) -> bool:
         """Read the next rows of the backlog; False where there are none."""
@@ -222,6 +230,7 @@ class Drain:
             await asyncio.sleep(1.0)
             now_s = time.monotonic()
             self.leaving.expire_waiting()
+            self._load_more()  # what was set aside made room
             if not self.flight.connected or self.upstream is None:
                 continue
             late = self.flight.overdue(now_s, self._ack_timeout_s)

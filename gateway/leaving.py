@@ -16,8 +16,8 @@ from gateway.commit import Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight
 from gateway.outbox import Outbox
-from gateway.queue import Queue
-from gateway.routes import BACKLOG, Route
+from gateway.queue import Queue, Waiting
+from gateway.routes import Route
 
 log = logging.getLogger("tidegate.leaving")
 
@@ -36,6 +36,7 @@ class Leaving:
         self.loaded_key = 0
         self.gone: set[int] = set()  # backlog keys dropped, perhaps not yet on disk
         self.on_room: Callable[[], None] = lambda: None
+        self.on_left: Callable[[], None] = lambda: None  # there is room in memory
         self._flight, self._queue = flight, queue
         self._committer, self._outbox = committer, outbox
         self._bytes = 0  # dropped from memory, still on disk
@@ -57,14 +58,14 @@ class Leaving:
 
     def _removed(self, entries: list[Entry]) -> None:
         self._queue.finished(entries)
+        self.on_left()
         self.on_room()
 
-    def supersede(self, old: Entry) -> None:
+    def supersede(self, old: Entry | Waiting) -> None:
         """A newer value of the same topic came before this one was sent (`latest-only`)."""
-        if old.lane == BACKLOG:
-            if old.key > self.loaded_key:
-                self._drop_rows([(old.key, old.source, old.size())], "superseded")
-            return  # else its copy in memory is on its way
+        if isinstance(old, Waiting):
+            self._drop_rows([(old.key, old.source, old.size)], "superseded")
+            return
         if self._flight.in_flight.get(old.mid) is old:
             return  # sent on an earlier connection, to be sent again
         try:

@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from gateway import batch as batches
 from gateway import database
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Batch, Change, Entry, Pending, Row
+from gateway.batch import LANE_SHIFT, SIZE, Batch, Change, Entry, Pending, Row
 from gateway.database import COLUMNS
 from gateway.devices import Key
 from gateway.errors import OutboxError
@@ -34,6 +34,7 @@ from gateway.wire import Publish
 log = logging.getLogger("tidegate.outbox")
 
 PENDING_MOST = 8192  # messages that only the journal has; bounds memory
+LOAD_BYTES = 8 * 2**20  # of payload, read from the backlog at once
 JOURNAL = "-batches"  # behind the database's name; SQLite takes -journal, -wal and -shm
 
 
@@ -161,7 +162,7 @@ class Outbox:
             known.add(mid) if there else known.discard(mid)
         mask = (1 << LANE_SHIFT) - 1
         depth, used, newest = db.execute(
-            "SELECT count(*), ifnull(sum(length(topic) + length(payload)), 0), "
+            f"SELECT count(*), ifnull(sum({SIZE}), 0), "
             f"ifnull(max(key & {mask}), 0) FROM now").fetchone()
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
         newest = max([newest, *(last & mask for last in runs.values())])
@@ -179,7 +180,7 @@ class Outbox:
                       for t, m in (retained | pending.retained).items() if m is not None},
             wills={c: Publish(w[0], w[3], w[1], w[2], False, 0)
                    for c, w in (wills | pending.wills).items() if w is not None},
-            next_id=newest + 1, depth=depth, used_bytes=used + depth * ROW_OVERHEAD_BYTES,
+            next_id=newest + 1, depth=depth, used_bytes=used,
             refused=db.execute("SELECT count(*) FROM now WHERE key >= ?",
                                (REFUSED << LANE_SHIFT,)).fetchone()[0])
 
@@ -244,14 +245,15 @@ class Outbox:
     # --- the backlog
 
     def load(self, after_key: int, limit: int, mids: list[int]) -> list[Entry]:
-        """The next rows of the backlog in order, each with a packet identifier set on disk.
+        """The next rows of the backlog in order, about LOAD_BYTES of them at most, each with a
+        packet identifier set on disk.
 
         mids: free packet identifiers, at least `limit`; they are used from the end.
         """
-        entries = self._unsent(after_key, limit)
-        if len(entries) < limit and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
+        entries, enough = self._unsent(after_key, limit)
+        if not enough and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
             self.flush()
-            entries = self._unsent(after_key, limit)
+            entries, _ = self._unsent(after_key, limit)
         wanting = [entry for entry in entries if entry.qos]
         if not wanting:
             return entries
@@ -263,14 +265,22 @@ class Outbox:
             entry.mid = mid
         return entries
 
-    def _unsent(self, after_key: int, limit: int) -> list[Entry]:
-        """Rows of the backlog that the database has and that never were in memory."""
+    def _unsent(self, after_key: int, limit: int) -> tuple[list[Entry], bool]:
+        """Rows of the backlog that the database has and that never were in memory, and whether
+        they are as many or as big as was asked for."""
         touched, first = self.pending.touches, max(after_key, BACKLOG << LANE_SHIFT)
+        found: list[Entry] = []
+        size = 0
         try:
             rows = self._db.execute(
                 f"SELECT {COLUMNS} FROM msg WHERE key > ? AND key < ? AND mid = 0 ORDER BY key",
                 (first, (BACKLOG + 1) << LANE_SHIFT))
-            return [_entry(row) for row in islice((r for r in rows if not touched(r[0])), limit)]
+            for row in islice((r for r in rows if not touched(r[0])), limit):
+                found.append(_entry(row))
+                size += len(found[-1].payload)
+                if size >= LOAD_BYTES:
+                    return found, True
+            return found, len(found) >= limit
         except sqlite3.Error as error:
             raise OutboxError(str(error)) from error
 
@@ -279,13 +289,13 @@ class Outbox:
         self.flush()
         found: list[tuple[int, str, int]] = []
         for key, source, size in self._db.execute(
-                "SELECT key, source, length(topic) + length(payload) FROM msg WHERE key > ? AND "
+                f"SELECT key, source, {SIZE} FROM msg WHERE key > ? AND "
                 "key < ? AND mid = 0 AND route = ? ORDER BY key",
                 (max(after_key, BACKLOG << LANE_SHIFT), (BACKLOG + 1) << LANE_SHIFT, route)):
             if need_bytes <= 0:
                 break
-            found.append((key, source, size + ROW_OVERHEAD_BYTES))
-            need_bytes -= size + ROW_OVERHEAD_BYTES
+            found.append((key, source, size))
+            need_bytes -= size
         return found
 
     def reader(self) -> sqlite3.Connection:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gateway import database
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Pending, decode
+from gateway.batch import LANE_SHIFT, SIZE, Pending, decode
 from gateway.errors import OutboxError
 from gateway.journal import read
 from gateway.outbox import JOURNAL
@@ -35,13 +35,13 @@ class Summary:
     def step(self, db: sqlite3.Connection) -> bool:
         """Read the next STEP_ROWS; False where there are none."""
         rows = db.execute(
-            f"SELECT route, key >> {LANE_SHIFT}, count(*), sum(length(topic) + length(payload)), "
+            f"SELECT route, key >> {LANE_SHIFT}, count(*), sum({SIZE}), "
             "min(age_s), max(age_s), max(key) FROM (SELECT * FROM now WHERE key > ? ORDER BY key "
             "LIMIT ?) GROUP BY 1, 2", (self._key, STEP_ROWS)).fetchall()
         for route, lane, count, size, first_s, last_s, key in rows:
             had = self._found.setdefault((route, lane), [0, 0, first_s])
             had[0] += count
-            had[1] += size + count * ROW_OVERHEAD_BYTES
+            had[1] += size
             had[2] = min(had[2], first_s)
             self._key, self._newest_s = max(self._key, key), max(self._newest_s, last_s)
         return bool(rows)

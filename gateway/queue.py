@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
+from msgspec import Struct
+
 from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry
-from gateway.outbox import Start
+from gateway.outbox import LOAD_BYTES, Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
 
 LIVE_MOST = 4096  # in each of the two lanes
@@ -27,6 +29,17 @@ class Mids(Protocol):
     def free_mids(self, mids: list[int]) -> None: ...
 
 
+class Waiting(Struct, gc=False):
+    """What is known of a row of the backlog that is on disk only. size: bytes, see Entry.size."""
+
+    key: int
+    source: str
+    size: int
+
+
+Added = tuple[Entry, Entry | Waiting | None]
+
+
 class Queue:
     """Accounts of the outbox. The disk follows them, one commit behind."""
 
@@ -37,8 +50,9 @@ class Queue:
         self.refused = start.refused
         self.dropped: Counter[str] = Counter()  # by reason
         self.backlog = Counter(start.backlog)  # rows by source, in the backlog lane
-        loaded = sum(e.lane == BACKLOG for e in start.entries)
-        self.unloaded = sum(self.backlog.values()) - loaded
+        loaded = [entry.size() for entry in start.entries if entry.lane == BACKLOG]
+        self.unloaded = sum(self.backlog.values()) - len(loaded)
+        self.loaded_bytes = sum(loaded)  # of the backlog, in memory or just delivered
         self._mids = mids
         self._next_id = start.next_id
         self._live = [0, 0]  # messages and bytes in memory, by lane
@@ -47,7 +61,8 @@ class Queue:
             if entry.lane < BACKLOG:
                 self._live[entry.lane] += 1
                 self._live_bytes[entry.lane] += entry.size()
-        self._latest: dict[str, Entry] = {}  # topic → newest unsent entry, where a route wants it
+        # topic → its newest value that may yet be replaced, where a route wants it
+        self._latest: dict[str, Entry | Waiting] = {}
         self._room: list[int] = []
 
     def full(self, size: int) -> bool:
@@ -56,10 +71,11 @@ class Queue:
 
     def tight(self) -> bool:
         """Whether deletes should not wait for other business."""
-        return self.used_bytes > self.max_bytes * 0.9 or max(self._live) > LIVE_MOST // 2
+        return self.used_bytes > self.max_bytes * 0.9 or max(self._live) > LIVE_MOST // 2 \
+            or self.loaded_bytes > LOAD_BYTES // 2 or max(self._live_bytes) > LIVE_MOST_BYTES // 2
 
     def add(self, target: Target, source: str, payload: bytes, qos: int, retain: bool,
-            age_s: int, *, force: bool = False) -> tuple[Entry, Entry | None] | None:
+            age_s: int, *, force: bool = False) -> Added | None:
         """Make the entry for a message.
 
         qos: the sender's. force: take it although the outbox is full. Returns the entry and one
@@ -67,18 +83,19 @@ class Queue:
         is to take no more.
         """
         route = target.route
-        size = len(payload) + len(target.topic) + ROW_OVERHEAD_BYTES
+        if target.lane == URGENT:
+            source += "!"
+        size = len(payload) + len(target.topic) + len(source) + len(route.filter) \
+            + ROW_OVERHEAD_BYTES
         old = None
         if route.full == "latest-only":
             old = self._latest.pop(target.topic, None)
-            if old is not None and old.sent:
+            if isinstance(old, Entry) and old.sent:
                 old = None
         if self.used_bytes + size > self.max_bytes and old is None and not force \
                 and route.full != "drop-oldest":
             return None
         lane, qos = target.lane, qos if qos > target.min_qos else target.min_qos
-        if lane == URGENT:
-            source += "!"
         if route.retain != "as-is":
             retain = route.retain == "always"
         mid = 0
@@ -98,7 +115,8 @@ class Queue:
         self.used_bytes += size
         self.depth += 1
         if route.full == "latest-only":
-            self._latest[target.topic] = entry
+            self._latest[target.topic] = entry if lane != BACKLOG else Waiting(
+                entry.key, source, size)
         return entry, old
 
     def _more_room(self) -> bool:
@@ -107,8 +125,10 @@ class Queue:
         return bool(self._room)
 
     def loaded(self, entries: list[Entry], asked: int) -> None:
-        """Rows of the backlog came into memory."""
+        """Rows of the backlog came into memory; nothing replaces them any more."""
+        self._settle(entries)
         self.unloaded -= len(entries)
+        self.loaded_bytes += sum(entry.size() for entry in entries)
         if len(entries) < asked and self.unloaded < 0:
             self.unloaded = 0
 
@@ -116,10 +136,11 @@ class Queue:
         """The rows of these entries are deleted, and that is on disk."""
         self._mids.free_mids([entry.mid for entry in entries if entry.mid])
         for entry in entries:
-            self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
-        if self._latest:
-            for entry in entries:
-                self._settle(entry)
+            lane, size = entry.key >> LANE_SHIFT, entry.size()
+            self._leave(lane, entry.source, size)
+            if lane == BACKLOG:
+                self.loaded_bytes -= size
+        self._settle(entries)
 
     def dropped_rows(self, rows: list[tuple[int, str, int]], reason: str) -> None:
         """Backlog rows (key, source, bytes) that were never loaded are gone by policy."""
@@ -127,22 +148,31 @@ class Queue:
         self.unloaded -= len(rows)
         for _, source, size in rows:
             self._leave(BACKLOG, source, size)
+        if self._latest and reason == "drop-oldest":  # of a route that was `latest-only` before
+            gone = {key for key, _, _ in rows}
+            self._latest = {t: old for t, old in self._latest.items() if old.key not in gone}
 
     def set_aside(self, entry: Entry) -> tuple[int, int, int]:
         """The upstream refuses an entry: move it out of the way; return (old key, new key, the
         packet identifier that stays taken)."""
-        self._leave(entry.key >> LANE_SHIFT, entry.source, entry.size())
+        self._leave(entry.lane, entry.source, entry.size())
+        if entry.lane == BACKLOG:
+            self.loaded_bytes -= entry.size()
         self.used_bytes += entry.size()
         self.depth += 1
         self.refused += 1
-        self._settle(entry)
+        self._settle([entry])
         old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
         return old, entry.key, entry.mid
 
-    def _settle(self, entry: Entry) -> None:
-        """No newer value of its topic replaces it any more."""
-        if self._latest.get(entry.topic) is entry:
-            del self._latest[entry.topic]
+    def _settle(self, entries: list[Entry]) -> None:
+        """No newer value of its topic replaces any of these any more."""
+        if not self._latest:
+            return
+        for entry in entries:
+            latest = self._latest.get(entry.topic)
+            if latest is not None and latest.key == entry.key:
+                del self._latest[entry.topic]
 
     def _leave(self, lane: int, source: str, size: int) -> None:
         self.used_bytes -= size

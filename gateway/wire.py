@@ -59,6 +59,7 @@ _MAX_REMAINING = 268_435_455  # section 2.2.3
 _TOPICS_CACHED = 4096
 _TOPIC_CACHED_BYTES = 256  # a longer one is read anew each time, so that the cache stays small
 _TOPIC_MOST_BYTES = 4096  # so that an upstream topic made of it always fits
+_CLIENT_ID_MOST_BYTES = 1024  # it is stored with every message
 # Control and non-characters: section 1.5.3 lets a receiver refuse them, and Mosquitto does.
 _BAD_TEXT = re.compile("[\0-\x1f\x7f-\x9f\ufdd0-\ufdef"
                        + "".join(chr(plane << 16 | low) for plane in range(17)
@@ -258,7 +259,7 @@ def _connect(reader: _Reader) -> Connect:
             raise ProtocolError("protocol level", f"{level}; this gateway speaks MQTT 3.1.1")
         raise ProtocolError("malformed", "not MQTT")
     flags, keepalive_s = reader.take(1)[0], reader.u16()
-    client_id = reader.text()
+    client_id = _client_id(reader.binary())
     will_qos = flags >> 3 & 3
     if flags & 1 or will_qos == 3 or (not flags & 4 and flags & 0x38):
         raise ProtocolError("malformed", "CONNECT flags")
@@ -273,6 +274,14 @@ def _connect(reader: _Reader) -> Connect:
     if not reader.done():
         raise ProtocolError("malformed", "CONNECT with trailing bytes")
     return Connect(client_id, bool(flags & 2), keepalive_s, will, username, password, level)
+
+
+def _client_id(raw: bytes) -> str:
+    """Section 3.1.3.1 asks servers to take 23 bytes and lets them take more."""
+    if len(raw) > _CLIENT_ID_MOST_BYTES:
+        raise ProtocolError("client identifier",
+                            f"{len(raw)} bytes, at most {_CLIENT_ID_MOST_BYTES}")
+    return _text(raw)
 
 
 def _subscribe(reader: _Reader, kind: int) -> Subscribe:

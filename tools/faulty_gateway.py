@@ -136,7 +136,7 @@ def _wrong_qos() -> None:
     count = 0
     inner = queue.Queue.add
 
-    def add(self: queue.Queue, *args: Any, **more: Any) -> tuple[Entry, Entry | None] | None:
+    def add(self: queue.Queue, *args: Any, **more: Any) -> queue.Added | None:
         nonlocal count
         added = inner(self, *args, **more)
         if added is not None and added[0].qos == 2:

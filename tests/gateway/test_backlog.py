@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
 
 import pytest
 
+import gateway.drain
+import gateway.outbox
 import gateway.queue
+from gateway.outbox import LOAD_BYTES, Outbox
+from gateway.queue import LIVE_MOST_BYTES
 from tools.fake_broker import Behaviour, FakeBroker
 from tools.gateway_thread import Make
 from tools.raw_client import RawClient, publish
@@ -53,3 +59,55 @@ def test_value_in_a_loaded_backlog_is_superseded_without_harm(make: Make,
     assert list(dict.fromkeys(stuck.payloads())) == [
         *(b"%d" % number for number in range(10)), b"first", b"second"]
     assert (dict(queue.backlog), queue.unloaded, queue.depth) == ({}, 0, 0)
+
+
+def test_backlog_of_big_messages_is_in_memory_in_part_only(make: Make) -> None:
+    total, most_bytes = 200, LIVE_MOST_BYTES + 2 * LOAD_BYTES + 1_000_000
+    payloads = [b"%d " % number + bytes(200_000) for number in range(total)]
+    with FakeBroker(v5=False) as broker:
+        first = make(broker.port, outbox="commit_ms = 0")
+        assert first.bridge is not None
+        drain, flight = first.bridge.drain, first.bridge.flight
+        first.wait_connected()
+        first.wait_for("depth", 0)
+        broker.behaviour.reads = False
+        with RawClient(first.port) as camera:
+            camera.open("camera")
+            for mid, payload in enumerate(payloads, 1):
+                camera.send(publish("picture", payload, 1, mid))
+                assert camera.read() == (0x40, mid.to_bytes(2, "big"))
+        wait_until(lambda: drain._loading is not None and drain._loading.done()
+                   and not drain._wants_more())
+        waiting = [*flight.in_flight.values(), *chain(*flight.lanes)]
+        assert LOAD_BYTES < sum(len(entry.payload) for entry in waiting) < most_bytes
+        first.stop()
+        with closing(Outbox(first.bridge.outbox.path)) as outbox:  # no more after a restart
+            assert sum(len(entry.payload) for entry in outbox.start().entries) < most_bytes
+        broker.behaviour.reads = True
+        second = make(broker.port, outbox="commit_ms = 0")
+        second.wait_for("bytes", 0, 20)
+        assert list(dict.fromkeys(broker.payloads())) == payloads
+        assert second.bridge is not None
+        assert second.bridge.queue.loaded_bytes == 0
+
+
+def test_backlog_goes_on_where_one_message_fills_its_memory(
+        make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.queue, "LIVE_MOST", 4)
+    for module in (gateway.outbox, gateway.queue, gateway.drain):
+        monkeypatch.setattr(module, "LOAD_BYTES", 1)
+    with FakeBroker(v5=False) as broker:
+        made = make(broker.port)
+        made.wait_connected()
+        made.wait_for("depth", 0)
+        broker.behaviour.reads = False
+        with RawClient(made.port) as client:
+            client.open("c")
+            client.send(b"".join(publish("t", b"%d" % n, 1, n + 1) for n in range(50)))
+            assert [client.read() for _ in range(50)] == [
+                (0x40, mid.to_bytes(2, "big")) for mid in range(1, 51)]
+        assert made.bridge is not None
+        assert made.bridge.queue.unloaded > 40
+        broker.behaviour.reads = True
+        made.wait_for("depth", 0)
+        assert broker.payloads() == [b"%d" % n for n in range(50)]

@@ -88,6 +88,16 @@ def test_refused_connect_is_told_why(limited: GatewayThread, bystander: RawClien
         assert client.closed()
 
 
+def test_long_client_identifier_is_refused(make: Make) -> None:
+    made = make(free_port())
+    with RawClient(made.port) as longest, RawClient(made.port) as longer:
+        longest.open("x" * 1024)
+        longer.send(connect("x" * 1025))
+        assert longer.read() == (0x20, b"\x00\x02")
+        assert longer.closed()
+    assert closed_for(made, "client identifier") == 1
+
+
 def test_empty_client_identifier_gets_one_of_ours(limited: GatewayThread,
                                                   bystander: RawClient) -> None:
     with RawClient(limited.port) as one, RawClient(limited.port) as two:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import gateway.bridge
+import gateway.commit
 from gateway import wire
+from gateway.errors import OutboxError
+from gateway.outbox import Outbox, Record
 from tools.fake_broker import FakeBroker
 from tools.gateway_thread import Make
 from tools.judge import Subscriber
@@ -242,6 +246,38 @@ def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Mak
         assert acks(client, 2) == [mid, mid + 1]
     gateway.wait_for("disk", "ok")
     assert gateway.status()["depth"] == mid + 1
+
+
+@pytest.mark.parametrize(("topic", "total"), [("t" * 100, 20_000), ("t" * 4000, 1000)],
+                         ids=["many", "long topics"])
+def test_empty_messages_are_not_read_for_ever_while_nothing_can_be_written(
+        make: Make, monkeypatch: pytest.MonkeyPatch, topic: str, total: int) -> None:
+    monkeypatch.setattr(gateway.bridge, "HELD_BYTES", 1_000_000)
+    monkeypatch.setattr(gateway.commit, "RETRY_S", 0.05)
+    inner, full = Outbox.commit, threading.Event()
+
+    def commit(outbox: Outbox, record: Record) -> None:
+        if full.is_set():
+            raise OutboxError("the disk is full")
+        inner(outbox, record)
+
+    monkeypatch.setattr(Outbox, "commit", commit)
+    made = make(free_port(), outbox="commit_ms = 0")
+    assert made.bridge is not None
+    counts, committer, listener = made.bridge.counts, made.bridge.committer, made.bridge.listener
+    with RawClient(made.port) as client:
+        client.open("c")
+        full.set()
+        writer = threading.Thread(target=client.send,
+                                  args=(publish(topic, b"") * total + b"\xc0\x00",))
+        writer.start()
+        wait_until(lambda: counts["received"] == total
+                   or any(conn.paused for conn in list(listener.connections)))
+        assert len(committer.batch.insert) < total / 2
+        full.clear()
+        writer.join()
+        assert client.read() == (0xD0, b"")
+        made.wait_for("depth", total)
 
 
 def test_what_was_taken_is_acknowledged_though_an_equal_message_was_not(

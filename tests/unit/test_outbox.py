@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from outboxes import SMALL, crashed, entry, reopened
 
+import gateway.outbox
 from gateway.batch import LANE_SHIFT, Batch
 from gateway.errors import OutboxError
 from gateway.outbox import PENDING_MOST, Outbox
+from gateway.outbox_view import Summary
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT
 from gateway.wire import Publish
 
@@ -24,6 +26,23 @@ def test_entries_are_there_after_a_restart_in_order_of_lane_and_age(path: Path) 
     assert start.entries == [made[2], made[1], made[0]]
     assert (start.next_id, start.depth) == (4, 3)
     assert start.used_bytes == sum(e.size() for e in made)
+
+
+def test_bytes_are_those_of_the_entries_wherever_they_are_counted(path: Path) -> None:
+    outbox = Outbox(path)
+    made = [entry(1, BACKLOG, source="käfer" * 50, route="a/" * n + "#", payload=bytes(7))
+            for n in range(3)]
+    for number, one in enumerate(made):
+        one.key += number
+    outbox.apply(Batch(insert=made))
+    sizes = [one.size() for one in made]
+    assert sizes[0] >= 250 + 7
+    assert sizes[2] == sizes[0] + 4
+    assert outbox.start().used_bytes == sum(sizes)
+    assert outbox.oldest(0, "a/#", 1) == [(made[1].key, made[1].source, sizes[1])]
+    summary = Summary()
+    summary.step(outbox.reader())
+    assert summary.result()["bytes"] == sum(sizes)
 
 
 def test_done_entries_are_gone_and_the_others_are_not(path: Path) -> None:
@@ -70,6 +89,19 @@ def test_load_gives_the_backlog_in_order_with_identifiers_that_are_on_disk(path:
     start = reopened(outbox).start()
     assert sorted(e.mid for e in start.entries) == [50, 102, 103, 104]
     assert start.backlog == {"s": 6}
+
+
+def test_load_stops_at_its_bytes_and_uses_no_more_identifiers(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.outbox, "LOAD_BYTES", 250)
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(n, BACKLOG, payload=bytes(100)) for n in range(1, 8)]))
+    mids = [*range(101, 111)]
+    first = outbox.load(0, 10, mids)
+    assert [e.key & 255 for e in first] == [1, 2, 3]
+    assert mids == [*range(101, 108)]
+    monkeypatch.setattr(gateway.outbox, "LOAD_BYTES", 1)
+    assert [e.key & 255 for e in outbox.load(first[-1].key, 10, mids)] == [4]  # one at least
 
 
 def test_oldest_names_unsent_rows_of_its_route_only(path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Batch, Entry
+from gateway.batch import LANE_SHIFT, Batch, Entry
 from gateway.journal import PAGE, RESERVE_BYTES
 from gateway.outbox import Outbox
 from gateway.routes import BACKLOG, LIVE, REFUSED
@@ -65,7 +65,7 @@ class OutboxMachine(RuleBasedStateMachine):
             entry.released = True
         for key in [*(e.key for e in batch.done), *batch.drop]:
             del self.held[key]
-        self.seen |= batch.seen
+        self.seen |= batch.seen  # 0 forgets
         self.retained.pop(topic, None)
         self.received.discard(mid)
         if seq % 2:
@@ -118,11 +118,10 @@ class OutboxMachine(RuleBasedStateMachine):
         assert [(e.key, e.mid, e.released, len(e.payload)) for e in start.entries] == [
             (e.key, e.mid, e.released, len(e.payload)) for e in wanted]
         assert start.depth == len(self.held)
-        assert start.used_bytes == sum(len(e.payload) + 1 + ROW_OVERHEAD_BYTES
-                                       for e in self.held.values())
+        assert start.used_bytes == sum(e.size() for e in self.held.values())
         assert start.backlog == ({"dev": len(backlog)} if backlog else {})
         assert start.refused == sum(e.key >> LANE_SHIFT == REFUSED for e in self.held.values())
-        assert start.seen == self.seen
+        assert start.seen == {key: seq for key, seq in self.seen.items() if seq}
         assert start.retained == self.retained
         assert start.received == ({"dev": self.received} if self.received else {})
         assert start.next_id > max((e.key & MASK for e in self.held.values()), default=0)

@@ -229,6 +229,17 @@ def test_longest_topic_is_bounded() -> None:
         decode(wire.encode_publish(text("a" * 4097), b"", 0, False, False, 0))
 
 
+def test_longest_client_identifier_is_bounded() -> None:
+    def connect(client_id: str) -> bytes:
+        body = text("MQTT") + b"\x04\x02\x00\x00" + text(client_id)
+        return b"\x10" + wire.encode_length(len(body)) + body
+
+    assert decode(connect("ü" * 512))[0] == [
+        Connect("ü" * 512, True, 0, None, None, None, 4)]
+    with pytest.raises(ProtocolError, match="client identifier: 1026 bytes, at most 1024"):
+        decode(connect("ü" * 513))
+
+
 @pytest.mark.parametrize(("present", "code", "expected"), [
     (True, 0, b"\x20\x02\x01\x00"), (False, 0, b"\x20\x02\x00\x00"),
     (True, 2, b"\x20\x02\x00\x02")])  # MQTT-3.2.2-4: no session present with an error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -13,7 +14,7 @@ import gateway.queue
 from gateway.batch import LANE_SHIFT, Entry
 from gateway.flight import Flight
 from gateway.outbox import Start
-from gateway.queue import Queue
+from gateway.queue import Queue, Waiting
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT, Route, Router, Target
 
 MAX_BYTES = 2000
@@ -63,12 +64,14 @@ class Accounts(RuleBasedStateMachine):
         self.there.append(entry)
         if old is not None:
             assert full == "latest-only"
-            assert old.topic == entry.topic
-            if old.lane == BACKLOG:
-                if old.key not in self.loaded:
-                    self.there.remove(old)
-                    self.queue.dropped_rows([(old.key, old.source, old.size())], "superseded")
+            if isinstance(old, Waiting):
+                assert old.key not in self.loaded
+                row = next(e for e in self.there if e.key == old.key)
+                assert (row.topic, row.source, row.size()) == (entry.topic, old.source, old.size)
+                self.there.remove(row)
+                self.queue.dropped_rows([(old.key, old.source, old.size)], "superseded")
             else:
+                assert old.topic == entry.topic
                 old.sent = True
                 self.there.remove(old)
                 self.queue.finished([old])
@@ -77,7 +80,15 @@ class Accounts(RuleBasedStateMachine):
     def load(self, count: int) -> None:
         rows = [e for e in self.there if e.lane == BACKLOG and e.key not in self.loaded][:count]
         self.loaded.update(row.key for row in rows)
-        self.queue.loaded(rows, count)
+        read = [msgspec.structs.replace(row) for row in rows]  # from the disk: other objects
+        self.there = [e for e in self.there if e not in rows] + read
+        self.queue.loaded(read, count)
+
+    @rule(count=st.integers(1, 4))
+    def drop_oldest(self, count: int) -> None:
+        rows = [e for e in self.there if e.lane == BACKLOG and e.key not in self.loaded][:count]
+        self.there = [e for e in self.there if e not in rows]
+        self.queue.dropped_rows([(e.key, e.source, e.size()) for e in rows], "drop-oldest")
 
     @rule(pick=st.integers(0, 9), lane=st.sampled_from([URGENT, LIVE, BACKLOG]))
     def deliver(self, pick: int, lane: int) -> None:
@@ -111,6 +122,14 @@ class Accounts(RuleBasedStateMachine):
         rows = [e for e in self.there if e.lane == BACKLOG]
         assert +self.queue.backlog == Counter(e.source for e in rows)
         assert self.queue.unloaded == sum(e.key not in self.loaded for e in rows)
+        assert self.queue.loaded_bytes == sum(e.size() for e in rows if e.key in self.loaded)
+
+    @invariant()
+    def what_may_be_replaced_is_there_and_on_disk_without_its_payload(self) -> None:
+        keys = {e.key for e in self.there} - self.loaded
+        for topic, old in self.queue._latest.items():
+            assert old.key in keys, topic
+            assert isinstance(old, Waiting) == (old.key >> LANE_SHIFT == BACKLOG)
 
     @invariant()
     def memory_is_bounded(self) -> None:
@@ -150,7 +169,7 @@ def test_latest_only_replaces_at_the_cap_what_was_not_sent() -> None:
     assert queue.add(latest, "s", b"2", 1, False, 0) is not None
     second = queue.add(latest, "s", b"3", 1, False, 0)
     assert second is not None
-    assert second[1] is not None
+    assert isinstance(second[1], Entry)
     assert second[1].payload == b"2"
 
 
@@ -162,6 +181,26 @@ def test_latest_only_keeps_what_was_sent() -> None:
     second = queue.add(latest, "s", b"2", 1, False, 0)
     assert second is not None
     assert second[1] is None
+
+
+def test_latest_only_takes_no_more_at_the_cap_where_nothing_is_replaced(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway.queue, "LIVE_MOST", 0)
+    queue, latest = Queue(start(), MAX_BYTES, Flight()), target("latest-only")
+    first = queue.add(latest, "s", b"1", 1, False, 0)
+    assert first is not None
+    read = msgspec.structs.replace(first[0])  # from the disk
+    queue.loaded([read], 1)
+    while queue.add(target(), "s", bytes(100), 1, False, 0) is not None:
+        pass
+    while queue.add(target(), "s", b"", 1, False, 0) is not None:
+        pass
+    assert queue.add(latest, "s", b"2" + bytes(100), 1, False, 0) is None  # on its way
+    queue.finished([read])
+    while queue.add(target(), "s", b"", 1, False, 0) is not None:
+        pass
+    assert queue.add(latest, "s", b"3" + bytes(100), 1, False, 0) is None  # gone
+    assert not queue._latest
 
 
 def test_urgent_is_not_sent_to_the_backlog_by_live_traffic(

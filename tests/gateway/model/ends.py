@@ -33,12 +33,13 @@ def _accounts(world: World, rows: list[Row], aside: list[Row]) -> None:
                    f"queued {flying.lanes}, backlog {stored.backlog}")
     hold(stored.depth == len(aside), f"depth {stored.depth}, on disk {len(aside)}")
     hold(stored.refused == len(aside), f"set aside {stored.refused}, on disk {len(aside)}")
-    used = sum(len(row[7].encode()) + len(row[8]) + ROW_OVERHEAD_BYTES for row in rows)
+    used = sum(sum(map(len, row[5:9])) + ROW_OVERHEAD_BYTES for row in rows)
     hold(stored.used_bytes == used, f"bytes {stored.used_bytes}, on disk {used}")
     hold(stored._live == [0, 0] and stored._live_bytes == [0, 0],
          f"live {stored._live} of {stored._live_bytes} bytes, on disk none")
-    hold(not stored.unloaded and not stored.backlog,
-         f"backlog {stored.backlog}, unloaded {stored.unloaded}, on disk none")
+    hold(not stored.unloaded and not stored.backlog and not stored.loaded_bytes,
+         f"backlog {stored.backlog}, unloaded {stored.unloaded}, loaded {stored.loaded_bytes} "
+         "bytes, on disk none")
     hold(not flying.in_flight and not flying.queued(), f"still in flight {flying.in_flight}")
     kept = len(stored._room) + sum(row[1] > 0 for row in aside)
     hold(len(flying._taken) == kept, f"packet identifiers leaked: {len(flying._taken) - kept}")
@@ -85,10 +86,15 @@ def _nothing_lost(world: World, aside: list[Row]) -> None:
 
 def _no_room(world: World) -> bool:
     """Whether what was set aside leaves no room for what a device has to send."""
-    heads = [device.peer.held[0] for device in world.devices
-             if device.peer is not None and device.peer.held]
-    return any(world.bridge.queue.full(len(p.payload) + len(p.topic) + ROW_OVERHEAD_BYTES)
-               for p in heads)
+    return any(world.bridge.queue.full(_size(world, device.name, device.peer.held[0]))
+               for device in world.devices if device.peer is not None and device.peer.held)
+
+
+def _size(world: World, source: str, publish: Publish) -> int:
+    target = world.bridge.router.find(publish.topic)
+    assert target is not None
+    texts = source, target.topic, target.route.filter, "!" * target.route.urgent
+    return len(publish.payload) + sum(map(len, texts)) + ROW_OVERHEAD_BYTES
 
 
 def _contract(world: World, aside: list[Row]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import bridge, commit, drain, flight, queue
+from gateway import bridge, commit, drain, flight, outbox, queue
 from gateway.commit import Pacer
 from gateway.config import Config, ListenerConfig, OutboxConfig
 from gateway.flight import Limits
@@ -59,6 +59,9 @@ class World:
         patch.setattr(flight, "MIDS", MIDS)
         patch.setattr(queue, "LIVE_MOST", 8)
         patch.setattr(drain, "CHUNK", 6)
+        patch.setattr(outbox, "LOAD_BYTES", 20)  # of payload
+        patch.setattr(drain, "LOAD_BYTES", 400)
+        patch.setattr(queue, "LOAD_BYTES", 400)
         patch.setattr(drain, "RETRY_S", 0)
         patch.setattr(commit, "RETRY_S", 0)
         patch.setattr(commit, "GATHER_S", 0)
