@@ -22,6 +22,8 @@ log = logging.getLogger("tidegate.listener")
 
 SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
 SWEEP_S = 0.5
+TCP_ESTABLISHED = 1
+STUCK_S = 1.0  # held back for so long, a connection is looked at: its peer may have gone
 _CONNACK_CODES = {"protocol level": 1, "client identifier": 2, "too many logins": 3,
                   "bad credentials": 4, "not authorized": 5}
 
@@ -38,6 +40,16 @@ def probe(sock: socket.socket | None, dead_s: int) -> None:
                         ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", (dead_s - 1) * 1000)):
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def hung_up(sock: socket.socket | None) -> bool:
+    """Whether the peer has closed, reset or died; the kernel tells without reading."""
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:  # the first byte of tcp_info is the state, see tcp(7)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+    except OSError:
+        return False
 
 
 class House(Protocol):
@@ -66,7 +78,8 @@ class Connection(asyncio.Protocol):
         self.allowed = 0.0  # messages it may send now, where the rate is limited
         self._allowed_s = time.monotonic()
         self._transport: asyncio.Transport | None = None
-        self.paused = False
+        self.paused = self._deaf = False
+        self._paused_s = 0.0
         config = listener.config
         self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
 
@@ -84,7 +97,7 @@ class Connection(asyncio.Protocol):
         now_s = self.heard_s = time.monotonic()
         try:
             packets = self.core.feed(bytes(data), now_s)
-            if packets:
+            if packets and not self._deaf:
                 self._listener.house.received(self, packets, now_s)
         except ProtocolError as error:
             self.fail(error)
@@ -141,6 +154,7 @@ class Connection(asyncio.Protocol):
             return
         self.paused = wait
         if wait:
+            self._paused_s = time.monotonic()
             self._transport.pause_reading()
         else:
             self.core.patience(time.monotonic())
@@ -160,11 +174,31 @@ class Connection(asyncio.Protocol):
                 and not (self.limited and self.over_rate(0, now_s)):
             self.hold(False)
 
+    def _socket(self) -> socket.socket | None:
+        return self._transport.get_extra_info("socket") if self._transport else None
+
+    def _stuck(self, now_s: float) -> bool:
+        """Whether it waits for the outbox or the disk, which may last; a rate and the door do not.
+        """
+        return self.paused and now_s - self._paused_s > STUCK_S and not self._listener.stopping \
+            and (bool(self.held) or self.unacked_bytes > self._listener.config.max_unacked_bytes)
+
+    def _let_go(self) -> None:
+        """Read to the end, so that the end is seen: else the dead fill the house.
+
+        What it sent and we hold is dropped. None of it was acknowledged, so the client sends it
+        again (at QoS 0 nothing was promised). Only whether it said goodbye still counts.
+        """
+        self._deaf = True
+        self.hold(False)
+
     def sweep(self, now_s: float) -> None:
         """Look after deadlines, a few times a second."""
         if self.paused:
             self.core.patience(now_s)
             self.go_on(now_s)
+            if self._stuck(now_s) and hung_up(self._socket()):
+                self._let_go()
             return
         why = self.core.overdue(now_s)
         if why:

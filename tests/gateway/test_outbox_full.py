@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -80,6 +82,41 @@ def test_reject_acknowledges_no_more_until_there_is_room(
             wait_until(lambda: sum(a.topic == "c" for a in judge.arrivals) == 1)
         gateway.wait_for("depth", 0)
         gateway.wait_for("bytes", 0)
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_clients_that_leave_while_the_outbox_is_full_do_not_stay(make: Make, how: str) -> None:
+    gateway = make(free_port(), outbox=SMALL, listener="max_connections = 4")
+    with RawClient(gateway.port) as filler:
+        filler.open("filler")
+        fill(filler, "a/b")
+        for number in range(9):  # one after the other: more than may be there at once
+            with RawClient(gateway.port) as client:
+                client.open(f"c{number}")
+                client.send(publish("c", bytes(900), 1, 1) + b"\xc0\x00")
+                assert client.read() == (0xD0, b"")
+                if how == "resets":
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                           struct.pack("ii", 1, 0))
+            if number % 3 == 2:
+                gateway.wait_for("connected_devices", 1)
+
+
+@pytest.mark.parametrize("polite", [False, True])
+def test_goodbye_behind_what_is_held_still_counts(make: Make, polite: bool) -> None:
+    gateway = make(free_port(), outbox=SMALL)
+    with RawClient(gateway.port) as watcher, RawClient(gateway.port) as client:
+        watcher.open("watcher")
+        watcher.send(packet(0x82, b"\0\1" + text("will/#") + b"\0"))
+        watcher.read()
+        client.open("client", will=("will/client", b"gone", 0, False))
+        fill(client, "a/b")
+        client.send(publish("a/b", bytes(900)) + b"\xe0\x00" * polite)  # it is not read
+        client.close()
+        gateway.wait_for("connected_devices", 1)
+        watcher.send(b"\xc0\x00")
+        heard = watcher.read()
+        assert heard == ((0xD0, b"") if polite else (0x30, text("will/client") + b"gone"))
 
 
 def test_drop_oldest_keeps_the_newest_and_counts_the_rest(
