@@ -80,7 +80,7 @@ def test_device_that_leaves_while_the_outbox_is_full_does_not_stay(
         f'tls_listen = "{HOST}:0"\ncert_file = "{ca}/server.crt"\nkey_file = "{ca}/server.key"'))
     with dial(gateway, ca, None) as client:
         client.send(connect("g1") + b"".join(
-            publish("t", bytes(9000), 1, mid) for mid in range(1, 10)))
+            publish("t", bytes(9000), 1, mid) for mid in range(1, 101)))  # more than TLS buffers
         client.read()
         gateway.wait_for("connected_devices", 1)
         bridge = gateway.bridge
