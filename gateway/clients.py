@@ -16,6 +16,7 @@ from gateway import wire
 from gateway.commit import Committer
 from gateway.errors import ProtocolError
 from gateway.local import Locals, Session
+from gateway.wills import Wills
 
 log = logging.getLogger("tidegate.clients")
 
@@ -59,7 +60,7 @@ class Clients:
         self._by_id: dict[str, Peer] = {}
         self._committer = committer
         self._received = received  # QoS 2 identifiers from before a restart
-        self._old_wills = wills  # of clients that were there when the gateway went down
+        self.wills = Wills(wills, locals_, committer, self.flush)
         self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
         self._waiting: dict[Peer, None] = {}  # hold publishes that had no room; first is next
@@ -122,10 +123,7 @@ class Clients:
                 self._committer.batch.received[client_id, mid] = None
         elif not present:
             session.received |= self._received.get(client_id, set())
-        self._old_wills.pop(client_id, None)
-        if conn.will is not None or packet.will is not None:
-            self._committer.batch.wills[client_id] = packet.will
-            self._committer.wake()
+        self.wills.connected(client_id, packet.will)
         conn.session, conn.will = session, packet.will
         self._by_id[client_id] = conn
         conn.write(wire.encode_connack(present, 0))
@@ -250,6 +248,7 @@ class Clients:
 
     def room(self) -> None:
         """The outbox may have room again: take what was held."""
+        self.wills.room()
         for conn in list(self._waiting):
             held, conn.held = conn.held, []
             if conn.session is not None and conn in self._by_id.values():
@@ -277,25 +276,7 @@ class Clients:
                 self._committer.batch.received[session.client_id, mid] = None
         will, conn.will = conn.will, None
         log.info("disconnected client=%s clean=%s", session.client_id, clean)
-        if will is not None:
-            self._committer.batch.wills[session.client_id] = None
-            self._committer.wake()
-            if not clean:
-                self.publish(session.client_id, will)
-
-    def publish(self, client_id: str, message: wire.Publish) -> None:
-        """Publish for somebody who has no connection (any more): a will."""
-        if self.intake(client_id, [message]) == 0:
-            log.error("no room for a will client=%s topic=%s", client_id, message.topic)
-
-    def old_wills(self) -> None:
-        """Fire the wills of those who were connected when the gateway went down and have not come
-        back within the grace time (MQTT-3.1.2-8 allows the delay)."""
-        wills, self._old_wills = self._old_wills, {}
-        for client_id, will in wills.items():
-            self._committer.batch.wills[client_id] = None
-            self._committer.wake()
-            self.publish(client_id, will)
+        self.wills.closed(session.client_id, will, clean)
 
     def flush(self, session: Session) -> None:
         """Write what a session has to send."""

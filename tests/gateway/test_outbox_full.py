@@ -14,7 +14,7 @@ import pytest
 
 from gateway import wire
 from tools.fake_broker import FakeBroker
-from tools.gateway_thread import Make
+from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
 from tools.mosquitto import Mosquitto
 from tools.ports import free_port
@@ -117,6 +117,73 @@ def test_goodbye_behind_what_is_held_still_counts(make: Make, polite: bool) -> N
         watcher.send(b"\xc0\x00")
         heard = watcher.read()
         assert heard == ((0xD0, b"") if polite else (0x30, text("will/client") + b"gone"))
+
+
+def statuses(judge: Subscriber) -> list[bytes]:
+    return [a.payload for a in judge.arrivals if a.topic == "tidegate/d/status"]
+
+
+def die_while_full(gateway: GatewayThread) -> None:
+    """Let a client come, say that it is online, and end without a goodbye in a full outbox."""
+    with RawClient(gateway.port) as filler, RawClient(gateway.port) as watcher, \
+            RawClient(gateway.port) as doomed:
+        watcher.open("watcher")
+        watcher.send(packet(0x82, b"\0\1" + text("tidegate/+/status") + b"\0"))
+        watcher.read()
+        doomed.open("d", will=("tidegate/d/status", b"offline", 1, True))
+        doomed.send(publish("tidegate/d/status", b"online", 1, 1, retain=True))
+        doomed.read()
+        assert watcher.read() == (0x30, text("tidegate/d/status") + b"online")
+        filler.open("filler")
+        fill(filler, "a/b")
+        with RawClient(gateway.port) as small:
+            small.open("small")
+            fill(small, "a/b", 1)
+        doomed.close()
+        assert watcher.read() == (0x30, text("tidegate/d/status") + b"offline")
+        watcher.send(packet(0x82, b"\0\2" + text("tidegate/d/#") + b"\0"))
+        assert watcher.read() == (0x90, b"\0\2\0")
+        assert watcher.read() == (0x31, text("tidegate/d/status") + b"offline")
+        assert gateway.status()["bytes"] <= 65_536  # the cap holds
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_will_is_heard_here_at_once_and_upstream_when_there_is_room(
+        make: Make, late_upstream: Mosquitto, restart: bool) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    die_while_full(gateway)
+    if restart:
+        gateway.stop()
+        gateway = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    late_upstream.start()
+    with Subscriber(late_upstream.port, client_id="wills") as judge:
+        wait_until(lambda: b"offline" in statuses(judge))
+        assert statuses(judge) == [b"online", b"offline"]
+        gateway.wait_for("depth", 0)
+    gateway.stop()
+    again = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    again.wait_connected()
+    with Subscriber(late_upstream.port, ["tidegate/d/#"], client_id="once") as judge, \
+            RawClient(again.port) as client:
+        client.open("after")
+        wait_until(lambda: statuses(judge) == [b"offline"])  # retained
+        client.send(publish("tidegate/d/end", b"", 1, 1))
+        judge.wait_for_message("tidegate/d/end", b"")
+        assert statuses(judge) == [b"offline"]
+
+
+def test_client_that_is_back_before_there_is_room_takes_its_will_along(
+        make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL)
+    die_while_full(gateway)
+    with RawClient(gateway.port) as client:
+        client.open("d")
+        client.send(publish("tidegate/d/status", b"back", 1, 1, retain=True))
+        late_upstream.start()
+        with Subscriber(late_upstream.port, client_id="back") as judge:
+            wait_until(lambda: b"back" in statuses(judge))
+            gateway.wait_for("depth", 0)
+            assert statuses(judge) == [b"online", b"back"]
 
 
 def test_drop_oldest_keeps_the_newest_and_counts_the_rest(
