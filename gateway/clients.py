@@ -5,6 +5,7 @@ Publishes go on to the intake (bridge.py); what it stored is acknowledged here, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -34,6 +35,7 @@ class Peer(Protocol):
     acked_s: float
     limited: bool  # `over_rate` wants to be asked
     paused: bool  # by `hold`
+    congested: bool  # it has much to write; `writable` tells when no more
 
     def write(self, data: bytes) -> None: ...
     def hold(self, wait: bool) -> None: ...
@@ -279,9 +281,24 @@ class Clients:
         self.wills.closed(session.client_id, will, clean)
 
     def flush(self, session: Session) -> None:
-        """Write what a session has to send."""
+        """Write what a session has to send; what is retained goes on as its socket takes it."""
+        conn = self._by_id.get(session.client_id)
         if session.out:
-            conn = self._by_id.get(session.client_id)
             if conn is not None:
                 conn.write(bytes(session.out))
             session.out.clear()
+        if session.owed[0] and not session.feeding and conn is not None and not conn.congested:
+            session.feeding = True
+            asyncio.get_running_loop().call_soon(self._feed, session)
+
+    def writable(self, conn: Peer) -> None:
+        """A congested socket has room again."""
+        if conn.session is not None and self._by_id.get(conn.session.client_id) is conn:
+            self.flush(conn.session)
+
+    def _feed(self, session: Session) -> None:
+        session.feeding = False
+        conn = self._by_id.get(session.client_id)
+        if session.out is not None and conn is not None and not conn.congested:
+            session.feed()
+            self.flush(session)

@@ -21,6 +21,7 @@ from gateway.tls import TlsServer, common_name, load, server_context
 log = logging.getLogger("tidegate.listener")
 
 SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
+CONGESTED_BYTES = 262_144  # so much to write is enough; what can wait then waits
 SWEEP_S = 0.5
 TCP_ESTABLISHED = 1
 STUCK_S = 1.0  # held back for so long, a connection is looked at: its peer may have gone
@@ -57,6 +58,7 @@ class House(Protocol):
 
     def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None: ...
     def closed(self, conn: Connection, clean: bool) -> None: ...
+    def writable(self, conn: Connection) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -78,14 +80,15 @@ class Connection(asyncio.Protocol):
         self.allowed = 0.0  # messages it may send now, where the rate is limited
         self._allowed_s = time.monotonic()
         self._transport: asyncio.Transport | None = None
-        self.paused = self._deaf = False
+        self.paused = self._deaf = self.congested = False
         self._paused_s = 0.0
+        self._congested_bytes = 0  # written since it was last looked how far it is behind
         config = listener.config
         self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=SLOW_READER_BYTES)
+        self._transport.set_write_buffer_limits(high=CONGESTED_BYTES)
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         self.certificate = common_name(transport)
@@ -114,7 +117,12 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def pause_writing(self) -> None:
-        self.fail(ProtocolError("slow reader", f"more than {SLOW_READER_BYTES} bytes behind"))
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self._congested_bytes = 0
+        self._listener.house.writable(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -128,6 +136,17 @@ class Connection(asyncio.Protocol):
         """Send bytes; nothing happens on a connection that is gone."""
         if self._transport is not None:
             self._transport.write(data)
+            if self.congested:
+                self._look_behind(len(data))
+
+    def _look_behind(self, written: int) -> None:
+        """Cut a slow reader. It is looked up now and then: uvloop and TLS add the buffers up."""
+        self._congested_bytes += written
+        if self._congested_bytes < CONGESTED_BYTES or self._transport is None:
+            return
+        self._congested_bytes = 0
+        if self._transport.get_write_buffer_size() > SLOW_READER_BYTES:
+            self.fail(ProtocolError("slow reader", f"more than {SLOW_READER_BYTES} bytes behind"))
 
     def close(self) -> None:
         """Close after what was written is out."""

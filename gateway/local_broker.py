@@ -44,7 +44,7 @@ class LocalBroker:
         self.held: list[wire.Publish] = []
         self.unacked_bytes = 0
         self.acked_s = 0.0
-        self.limited = self.paused = False
+        self.limited = self.paused = self.congested = False
         self._clients = clients
         self._replays = False
         self._subscribed = False
