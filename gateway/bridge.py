@@ -64,6 +64,7 @@ class Bridge:
         self.clients = Clients(self.locals, self.committer, start.received, start.wills)
         self.clients.max_unacked_bytes = config.listener.max_unacked_bytes
         self.clients.intake = self._take
+        self.clients.wills.intake = self._take_will
         self.drain.on_connected = self._say_online
         self.leaving.on_room = self.clients.room
         self.door = None if config.listener.credentials is None else Door(
@@ -88,7 +89,7 @@ class Bridge:
         loop = asyncio.get_running_loop()
         self.port = await self.listener.open()
         await self.control.open()
-        loop.call_later(self.config.listener.will_grace_s, self.clients.old_wills)
+        loop.call_later(self.config.listener.will_grace_s, self.clients.wills.fire_old)
         jobs = [self.committer.run(), self.listener.run(), self.drain.watch(), self.upstream.run()]
         if self.local_broker is not None:
             jobs.append(self.local_broker.link.run())
@@ -161,6 +162,19 @@ class Bridge:
         if queue.full(0):
             self._overflow()
         return taken
+
+    def _take_will(self, client_id: str, will: wire.Publish) -> bool:
+        """Take a will for the upstream; False where there is no room for it."""
+        entries: list[Entry] = []
+        if self.committer.waiting_bytes > HELD_BYTES \
+                or not self._take_one(client_id, will, entries, self.outbox.clock_s()):
+            return False
+        self.counts["received"] += 1
+        if entries:
+            self._insert(entries, early=True)
+        if self.queue.full(0):
+            self._overflow()
+        return True
 
     def _insert(self, entries: list[Entry], *, early: bool = False) -> None:
         """Add to the next commit. early: they may go upstream before it."""

@@ -5,6 +5,7 @@ Publishes go on to the intake (bridge.py); what it stored is acknowledged here, 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -16,6 +17,7 @@ from gateway import wire
 from gateway.commit import Callback, Committer
 from gateway.errors import ProtocolError
 from gateway.local import Locals, Session
+from gateway.wills import Wills
 
 log = logging.getLogger("tidegate.clients")
 
@@ -33,6 +35,7 @@ class Peer(Protocol):
     acked_s: float
     limited: bool  # `over_rate` wants to be asked
     paused: bool  # by `hold`
+    congested: bool  # it has much to write; `writable` tells when no more
 
     def write(self, data: bytes) -> None: ...
     def hold(self, wait: bool) -> None: ...
@@ -60,7 +63,7 @@ class Clients:
         self._joined: list[Peer] = []  # have no connection of the listener, and no name there
         self._committer = committer
         self._received = received  # QoS 2 identifiers from before a restart
-        self._old_wills = wills  # of clients that were there when the gateway went down
+        self.wills = Wills(wills, locals_, committer, self.flush)
         self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
         self._pending: deque[dict[Peer, bytearray]] = deque()  # `_acks` of each batch, in order
@@ -122,10 +125,7 @@ class Clients:
         session, present = self.locals.open(client_id, packet.clean)
         if not (packet.clean or present):
             session.received |= self._received.get(client_id, set())
-        self._old_wills.pop(client_id, None)
-        if conn.will is not None or packet.will is not None:
-            self._committer.batch.wills[client_id] = packet.will
-            self._committer.wake()
+        self.wills.connected(client_id, packet.will)
         conn.session, conn.will = session, packet.will
         self._by_id[client_id] = conn
         conn.write(wire.encode_connack(present, 0))
@@ -275,6 +275,7 @@ class Clients:
 
     def room(self) -> None:
         """The outbox may have room again: take what was held."""
+        self.wills.room()
         for conn in list(self._waiting):
             held, conn.held = conn.held, []
             if conn.session is not None and conn in (*self._joined, *self._by_id.values()):
@@ -302,30 +303,27 @@ class Clients:
                 self._committer.batch.received[session.client_id, mid] = None
         will, conn.will = conn.will, None
         log.info("disconnected client=%s clean=%s", session.client_id, clean)
-        if will is not None:
-            self._committer.batch.wills[session.client_id] = None
-            self._committer.wake()
-            if not clean:
-                self.publish(session.client_id, will)
-
-    def publish(self, client_id: str, message: wire.Publish) -> None:
-        """Publish for somebody who has no connection (any more): a will."""
-        if self.intake(client_id, [message]) == 0:
-            log.error("no room for a will client=%s topic=%s", client_id, message.topic)
-
-    def old_wills(self) -> None:
-        """Fire the wills of those who were connected when the gateway went down and have not come
-        back within the grace time (MQTT-3.1.2-8 allows the delay)."""
-        wills, self._old_wills = self._old_wills, {}
-        for client_id, will in wills.items():
-            self._committer.batch.wills[client_id] = None
-            self._committer.wake()
-            self.publish(client_id, will)
+        self.wills.closed(session.client_id, will, clean)
 
     def flush(self, session: Session) -> None:
-        """Write what a session has to send."""
+        """Write what a session has to send; what is retained goes on as its socket takes it."""
+        conn = self._by_id.get(session.client_id)
         if session.out:
-            conn = self._by_id.get(session.client_id)
             if conn is not None:
                 conn.write(bytes(session.out))
             session.out.clear()
+        if session.owed[0] and not session.feeding and conn is not None and not conn.congested:
+            session.feeding = True
+            asyncio.get_running_loop().call_soon(self._feed, session)
+
+    def writable(self, conn: Peer) -> None:
+        """A congested socket has room again."""
+        if conn.session is not None and self._by_id.get(conn.session.client_id) is conn:
+            self.flush(conn.session)
+
+    def _feed(self, session: Session) -> None:
+        session.feeding = False
+        conn = self._by_id.get(session.client_id)
+        if session.out is not None and conn is not None and not conn.congested:
+            session.feed()
+            self.flush(session)

@@ -86,6 +86,9 @@ class Door:
         if self._waiting.pop(conn, None) is None:
             self._house.closed(conn, clean)
 
+    def writable(self, conn: Connection) -> None:
+        self._house.writable(conn)
+
     # --- logging in
 
     def _arrived(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None:

@@ -21,7 +21,10 @@ from gateway.tls import TlsServer, common_name, load, server_context
 log = logging.getLogger("tidegate.listener")
 
 SLOW_READER_BYTES = 4_194_304  # a subscriber this far behind is cut
+CONGESTED_BYTES = 262_144  # so much to write is enough; what can wait then waits
 SWEEP_S = 0.5
+TCP_ESTABLISHED = 1
+STUCK_S = 1.0  # held back for so long, a connection is looked at: its peer may have gone
 _CONNACK_CODES = {"protocol level": 1, "client identifier": 2, "too many logins": 3,
                   "bad credentials": 4, "not authorized": 5}
 
@@ -40,11 +43,22 @@ def probe(sock: socket.socket | None, dead_s: int) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def hung_up(sock: socket.socket | None) -> bool:
+    """Whether the peer has closed, reset or died; the kernel tells without reading."""
+    if sock is None or not hasattr(socket, "TCP_INFO"):
+        return False
+    try:  # the first byte of tcp_info is the state, see tcp(7)
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != TCP_ESTABLISHED
+    except OSError:
+        return False
+
+
 class House(Protocol):
     """What the listener hands on to; see clients.py and door.py."""
 
     def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None: ...
     def closed(self, conn: Connection, clean: bool) -> None: ...
+    def writable(self, conn: Connection) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -66,13 +80,15 @@ class Connection(asyncio.Protocol):
         self.allowed = 0.0  # messages it may send now, where the rate is limited
         self._allowed_s = time.monotonic()
         self._transport: asyncio.Transport | None = None
-        self.paused = False
+        self.paused = self._deaf = self.congested = False
+        self._paused_s = 0.0
+        self._congested_bytes = 0  # written since it was last looked how far it is behind
         config = listener.config
         self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=SLOW_READER_BYTES)
+        self._transport.set_write_buffer_limits(high=CONGESTED_BYTES)
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
         self.certificate = common_name(transport)
@@ -84,7 +100,7 @@ class Connection(asyncio.Protocol):
         now_s = self.heard_s = time.monotonic()
         try:
             packets = self.core.feed(bytes(data), now_s)
-            if packets:
+            if packets and not self._deaf:
                 self._listener.house.received(self, packets, now_s)
         except ProtocolError as error:
             self.fail(error)
@@ -101,7 +117,12 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def pause_writing(self) -> None:
-        self.fail(ProtocolError("slow reader", f"more than {SLOW_READER_BYTES} bytes behind"))
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+        self._congested_bytes = 0
+        self._listener.house.writable(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -115,6 +136,17 @@ class Connection(asyncio.Protocol):
         """Send bytes; nothing happens on a connection that is gone."""
         if self._transport is not None:
             self._transport.write(data)
+            if self.congested:
+                self._look_behind(len(data))
+
+    def _look_behind(self, written: int) -> None:
+        """Cut a slow reader. It is looked up now and then: uvloop and TLS add the buffers up."""
+        self._congested_bytes += written
+        if self._congested_bytes < CONGESTED_BYTES or self._transport is None:
+            return
+        self._congested_bytes = 0
+        if self._transport.get_write_buffer_size() > SLOW_READER_BYTES:
+            self.fail(ProtocolError("slow reader", f"more than {SLOW_READER_BYTES} bytes behind"))
 
     def close(self) -> None:
         """Close after what was written is out."""
@@ -141,6 +173,7 @@ class Connection(asyncio.Protocol):
             return
         self.paused = wait
         if wait:
+            self._paused_s = time.monotonic()
             self._transport.pause_reading()
         else:
             self.core.patience(time.monotonic())
@@ -160,11 +193,31 @@ class Connection(asyncio.Protocol):
                 and not (self.limited and self.over_rate(0, now_s)):
             self.hold(False)
 
+    def _socket(self) -> socket.socket | None:
+        return self._transport.get_extra_info("socket") if self._transport else None
+
+    def _stuck(self, now_s: float) -> bool:
+        """Whether it waits for the outbox or the disk, which may last; a rate and the door do not.
+        """
+        return self.paused and now_s - self._paused_s > STUCK_S and not self._listener.stopping \
+            and (bool(self.held) or self.unacked_bytes > self._listener.config.max_unacked_bytes)
+
+    def _let_go(self) -> None:
+        """Read to the end, so that the end is seen: else the dead fill the house.
+
+        What it sent and we hold is dropped. None of it was acknowledged, so the client sends it
+        again (at QoS 0 nothing was promised). Only whether it said goodbye still counts.
+        """
+        self._deaf = True
+        self.hold(False)
+
     def sweep(self, now_s: float) -> None:
         """Look after deadlines, a few times a second."""
         if self.paused:
             self.core.patience(now_s)
             self.go_on(now_s)
+            if self._stuck(now_s) and hung_up(self._socket()):
+                self._let_go()
             return
         why = self.core.overdue(now_s)
         if why:

@@ -14,24 +14,35 @@ from gateway.topics import FilterTable, matches
 from gateway.wire import Publish, encode_publish, encode_text
 
 QUEUE_LIMIT = 1000
+QUEUE_BYTES = 4 * 2**20  # payloads, beside QUEUE_LIMIT
 WINDOW = 100  # QoS 1 messages in flight to one client
+WINDOW_BYTES = 2**20  # payloads, beside WINDOW; one more message may begin below it
+FEED_BYTES = 2**18  # retained messages given to a socket at once
 
 
 class Session:
     """What the gateway keeps for one client identifier.
 
     out: bytes for the client's socket, taken by whoever owns it; None while it is away.
+    retained: all retained messages of the house.
     """
 
-    def __init__(self, client_id: str, clean: bool) -> None:
+    def __init__(self, client_id: str, clean: bool,
+                 retained: dict[str, Publish] | None = None) -> None:
         self.client_id = client_id
         self.clean = clean
         self.filters: dict[str, int] = {}
         self.out: bytearray | None = None
         self.in_flight: dict[int, Publish] = {}
         self.queue: deque[Publish] = deque()
+        # Topics whose retained message it is owed, at QoS 0 (as its socket takes them) and 1 (as
+        # its window does). Only topics: what has changed meanwhile is sent as it is then.
+        self.owed: tuple[dict[str, None], dict[str, None]] = ({}, {})
+        self.feeding = False  # for whoever owns the socket
         self.received: set[int] = set()  # QoS 2 identifiers between PUBREC and PUBREL
         self.dropped = 0
+        self._retained = {} if retained is None else retained
+        self._queue_bytes = self._window_bytes = 0
         self._mid = 0
 
     def deliver(self, message: Publish, wire: bytes | None = None) -> bool:
@@ -44,19 +55,40 @@ class Session:
                 return False
             self.out += wire or _wire(message)
             return True
-        if self.out is None or len(self.in_flight) >= WINDOW:
-            if len(self.queue) >= QUEUE_LIMIT:
+        if self.out is None or not self._open():
+            size = len(message.payload)
+            if len(self.queue) >= QUEUE_LIMIT or self._queue_bytes + size > QUEUE_BYTES:
                 self.dropped += 1
                 return False
             self.queue.append(message)
+            self._queue_bytes += size
             return False
         self._send(message)
         return True
 
+    def owe(self, topic: str, qos: int) -> None:
+        """Note a topic whose retained message is to be sent."""
+        self.owed[qos][topic] = None
+
+    def feed(self) -> None:
+        """Add some of the retained messages it is owed to `out`: its socket has room."""
+        assert self.out is not None
+        owed = self.owed[0]
+        while owed and len(self.out) < FEED_BYTES:
+            topic = next(iter(owed))
+            del owed[topic]
+            message = self._retained.get(topic)
+            if message is not None:
+                self.out += _wire(Publish(topic, message.payload, 0, True, False, 0))
+        self._fill_window()
+
     def acknowledged(self, mid: int) -> None:
         """The client's PUBACK: room for the next one."""
-        if self.in_flight.pop(mid, None) is not None and self.queue and self.out is not None:
-            self._send(self.queue.popleft())
+        message = self.in_flight.pop(mid, None)
+        if message is not None:
+            self._window_bytes -= len(message.payload)
+            if self.out is not None:
+                self._fill_window()
 
     def resume(self) -> None:
         """The client is back: send again what it has not acknowledged (section 4.4)."""
@@ -64,8 +96,23 @@ class Session:
         for mid, message in self.in_flight.items():
             self.out += encode_publish(encode_text(message.topic), message.payload, 1,
                                        message.retain, True, mid)
-        while self.queue and len(self.in_flight) < WINDOW:
-            self._send(self.queue.popleft())
+        self.feed()
+
+    def _open(self) -> bool:
+        return len(self.in_flight) < WINDOW and self._window_bytes < WINDOW_BYTES
+
+    def _fill_window(self) -> None:
+        owed = self.owed[1]
+        while owed and self._open():
+            topic = next(iter(owed))
+            del owed[topic]
+            message = self._retained.get(topic)
+            if message is not None:
+                self._send(Publish(topic, message.payload, 1, True, False, 0))
+        while self.queue and self._open():
+            message = self.queue.popleft()
+            self._queue_bytes -= len(message.payload)
+            self._send(message)
 
     def _send(self, message: Publish) -> None:
         assert self.out is not None
@@ -73,6 +120,7 @@ class Session:
         while self._mid in self.in_flight:
             self._mid = self._mid % 65535 + 1
         self.in_flight[self._mid] = message
+        self._window_bytes += len(message.payload)
         self.out += encode_publish(encode_text(message.topic), message.payload, 1,
                                    message.retain, False, self._mid)
 
@@ -97,7 +145,7 @@ class Locals:
             return old, True
         if old is not None:
             self.forget(old)
-        session = self.sessions[client_id] = Session(client_id, clean)
+        session = self.sessions[client_id] = Session(client_id, clean, self.retained)
         return session, False
 
     def forget(self, session: Session) -> None:
@@ -115,16 +163,19 @@ class Locals:
         return granted
 
     def send_retained(self, session: Session, topic_filter: str, granted: int) -> None:
-        """Deliver the retained messages a new subscription asks for (section 3.8.4)."""
+        """Owe the retained messages a new subscription asks for (section 3.8.4), send some."""
         for topic, message in self.retained.items():
             if matches(topic_filter, topic):
-                session.deliver(Publish(topic, message.payload, min(message.qos, granted), True,
-                                        False, 0))
+                session.owe(topic, min(message.qos, granted))
+        session.feed()
 
     def unsubscribe(self, session: Session, topic_filter: str) -> None:
         """Take a subscription away."""
         if session.filters.pop(topic_filter, None) is not None:
             self._table.drop(topic_filter, session.client_id)
+            for owed in session.owed:
+                for topic in [t for t in owed if not any(matches(f, t) for f in session.filters)]:
+                    del owed[topic]
 
     def publish(self, message: Publish, touched: set[Session]) -> None:
         """Deliver to all who subscribe, once each (section 3.3.5); add to `touched` those with

@@ -45,7 +45,7 @@ class LocalBroker:
         self.held: list[wire.Publish] = []
         self.unacked_bytes = 0
         self.acked_s = 0.0
-        self.limited = self.paused = False
+        self.limited = self.paused = self.congested = False
         self._clients = clients
         self._new = False  # the session began with this run
         self._subscribed = False

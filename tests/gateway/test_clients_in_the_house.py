@@ -8,10 +8,12 @@ import threading
 
 import pytest
 
+from gateway.local import QUEUE_BYTES, WINDOW_BYTES
 from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
 from tools.lifetime import Startable
 from tools.mosquitto import Mosquitto, client_command
+from tools.ports import free_port
 from tools.procs import die_with_us
 from tools.raw_client import RawClient, packet, publish, text
 from tools.waiting import wait_until
@@ -114,6 +116,64 @@ def test_persistent_session_keeps_messages_while_its_client_is_away(
         assert [body[2:5] for _, body in got if body] == [b"q/1", b"q/2"]  # type: ignore[misc]
     with RawClient(gateway.port) as client:
         assert client.open("sleeper", clean=True) == 0
+
+
+LOCAL = '[[route]]\nfilter = "#"\nforward = false\n'
+BIG = 200_000
+
+
+def subscribed(client: RawClient, qos: int) -> None:
+    client.send(packet(0x82, b"\0\1" + text("cam/#") + bytes([qos])))
+    assert client.read() == (0x90, b"\0\1" + bytes([qos]))
+
+
+def publish_big(port: int, count: int, *, retain: bool) -> None:
+    with RawClient(port) as client:
+        client.open("camera")
+        for mid in range(1, count + 1):
+            client.send(publish(f"cam/{mid:03}", bytes(BIG), 1, mid, retain=retain))
+            assert client.read() == (0x40, mid.to_bytes(2, "big"))
+
+
+def take_big(client: RawClient, count: int) -> list[bytes]:
+    """Read messages, acknowledge those of QoS 1; return the numbers in their topics."""
+    numbers = []
+    for _ in range(count):
+        found = client.read()
+        assert found is not None, f"closed after {len(numbers)}"
+        numbers.append(found[1][6:9])
+        if found[0] & 2:
+            client.send(packet(0x40, found[1][9:11]))
+    return numbers
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_all_that_is_retained_comes_however_much_it_is(make: Make, qos: int) -> None:
+    gateway = make(free_port(), outbox="commit_ms = 0", routes=LOCAL)
+    publish_big(gateway.port, 60, retain=True)
+    with RawClient(gateway.port) as client:
+        client.open("dashboard")
+        subscribed(client, qos)
+        assert sorted(take_big(client, 60)) == [b"%03d" % n for n in range(1, 61)]
+        client.send(b"\xc0\x00")
+        assert client.read() == (0xD0, b"")
+
+
+def test_who_comes_back_gets_what_was_kept_and_is_not_cut(make: Make) -> None:
+    gateway = make(free_port(), outbox="commit_ms = 0", routes=LOCAL)
+    with RawClient(gateway.port) as client:
+        client.open("sleeper", clean=False)
+        subscribed(client, 1)
+        publish_big(gateway.port, 20, retain=False)
+        assert client.read() is not None  # and acknowledges none
+    gateway.wait_for("connected_devices", 0)
+    publish_big(gateway.port, 30, retain=False)
+    with RawClient(gateway.port) as client:
+        assert client.open("sleeper", clean=False) == 1
+        kept = QUEUE_BYTES // BIG + WINDOW_BYTES // BIG + 1
+        assert len(take_big(client, kept)) == kept
+        client.send(b"\xc0\x00")
+        assert client.read() == (0xD0, b"")
 
 
 def test_unacknowledged_message_comes_again_with_dup(gateway: GatewayThread) -> None:

@@ -58,23 +58,27 @@ def networks() -> Iterator[tuple[str, str]]:
 
 
 class House:
-    """Takes everybody in."""
+    """Takes everybody in. full: but not what they send, as with a full outbox."""
 
-    def __init__(self) -> None:
-        self.came, self.went = asyncio.Event(), asyncio.Event()
+    def __init__(self, full: bool) -> None:
+        self.came, self.went, self._full = asyncio.Event(), asyncio.Event(), full
 
     def received(self, conn: Connection, packets: list[wire.Packet], now_s: float) -> None:
+        if self._full:
+            conn.held = [wire.Publish("t", b"", 0, False, False, 0)]
+            conn.hold(True)
         self.came.set()
 
     def closed(self, conn: Connection, clean: bool) -> None:
         self.went.set()
 
 
-async def go_silent(network: str, dead_peer_s: int, wait_s: float) -> dict[str, Any]:
+async def go_silent(network: str, dead_peer_s: int, wait_s: float, full: bool) -> dict[str, Any]:
     """Let a device connect, cut its link, wait; return whether it was noticed, and the counts."""
-    house, noticed = House(), True
+    house, noticed = House(full), True
     listener = Listener(ListenerConfig(listen=f"{OURS}:0", dead_peer_s=dead_peer_s), house)
     port = await listener.open()
+    sweeping = asyncio.create_task(listener.run())
     device = subprocess.Popen(["ip", "netns", "exec", network, sys.executable, "-c",
                                DEVICE.format(port=port)])
     try:
@@ -86,15 +90,17 @@ async def go_silent(network: str, dead_peer_s: int, wait_s: float) -> dict[str, 
     finally:
         device.kill()
         device.wait()
+        sweeping.cancel()
         listener.stop_listening()
     return {"came": house.came.is_set(), "noticed": noticed, "refused": dict(listener.refused)}
 
 
-def result(networks: tuple[str, str], dead_peer_s: int, wait_s: float) -> dict[str, Any]:
+def result(networks: tuple[str, str], dead_peer_s: int, wait_s: float,
+           full: bool = False) -> dict[str, Any]:
     ours, theirs = networks
     done = subprocess.run(
         ["ip", "netns", "exec", ours, sys.executable, __file__, theirs, str(dead_peer_s),
-         str(wait_s)], capture_output=True, text=True, timeout=40, check=False)
+         str(wait_s), "full" * full], capture_output=True, text=True, timeout=40, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["came"], done.stderr
@@ -102,9 +108,10 @@ def result(networks: tuple[str, str], dead_peer_s: int, wait_s: float) -> dict[s
     return found
 
 
+@pytest.mark.parametrize("full", [False, True])
 def test_device_that_vanished_without_a_word_is_noticed_and_counted(
-        networks: tuple[str, str]) -> None:
-    found = result(networks, 3, 15)
+        networks: tuple[str, str], full: bool) -> None:
+    found = result(networks, 3, 15, full)
     assert found["noticed"]
     assert found["refused"] == {"dead link": 1}
 
@@ -115,4 +122,5 @@ def test_device_that_vanished_is_not_noticed_where_nobody_asks(
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(go_silent(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))))
+    print(json.dumps(asyncio.run(go_silent(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]),
+                                           bool(sys.argv[4])))))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -16,7 +18,7 @@ from gateway import wire
 from gateway.errors import OutboxError
 from gateway.outbox import Outbox, Record
 from tools.fake_broker import FakeBroker
-from tools.gateway_thread import Make
+from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
 from tools.mosquitto import Mosquitto
 from tools.ports import free_port
@@ -84,6 +86,108 @@ def test_reject_acknowledges_no_more_until_there_is_room(
             wait_until(lambda: sum(a.topic == "c" for a in judge.arrivals) == 1)
         gateway.wait_for("depth", 0)
         gateway.wait_for("bytes", 0)
+
+
+@pytest.mark.parametrize("how", ["closes", "resets"])
+def test_clients_that_leave_while_the_outbox_is_full_do_not_stay(make: Make, how: str) -> None:
+    gateway = make(free_port(), outbox=SMALL, listener="max_connections = 4")
+    with RawClient(gateway.port) as filler:
+        filler.open("filler")
+        fill(filler, "a/b")
+        for number in range(9):  # one after the other: more than may be there at once
+            with RawClient(gateway.port) as client:
+                client.open(f"c{number}")
+                client.send(publish("c", bytes(900), 1, 1) + b"\xc0\x00")
+                assert client.read() == (0xD0, b"")
+                if how == "resets":
+                    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                           struct.pack("ii", 1, 0))
+            if number % 3 == 2:
+                gateway.wait_for("connected_devices", 1)
+
+
+@pytest.mark.parametrize("polite", [False, True])
+def test_goodbye_behind_what_is_held_still_counts(make: Make, polite: bool) -> None:
+    gateway = make(free_port(), outbox=SMALL)
+    with RawClient(gateway.port) as watcher, RawClient(gateway.port) as client:
+        watcher.open("watcher")
+        watcher.send(packet(0x82, b"\0\1" + text("will/#") + b"\0"))
+        watcher.read()
+        client.open("client", will=("will/client", b"gone", 0, False))
+        fill(client, "a/b")
+        client.send(publish("a/b", bytes(900)) + b"\xe0\x00" * polite)  # it is not read
+        client.close()
+        gateway.wait_for("connected_devices", 1)
+        watcher.send(b"\xc0\x00")
+        heard = watcher.read()
+        assert heard == ((0xD0, b"") if polite else (0x30, text("will/client") + b"gone"))
+
+
+def statuses(judge: Subscriber) -> list[bytes]:
+    return [a.payload for a in judge.arrivals if a.topic == "tidegate/d/status"]
+
+
+def die_while_full(gateway: GatewayThread) -> None:
+    """Let a client come, say that it is online, and end without a goodbye in a full outbox."""
+    with RawClient(gateway.port) as filler, RawClient(gateway.port) as watcher, \
+            RawClient(gateway.port) as doomed:
+        watcher.open("watcher")
+        watcher.send(packet(0x82, b"\0\1" + text("tidegate/+/status") + b"\0"))
+        watcher.read()
+        doomed.open("d", will=("tidegate/d/status", b"offline", 1, True))
+        doomed.send(publish("tidegate/d/status", b"online", 1, 1, retain=True))
+        doomed.read()
+        assert watcher.read() == (0x30, text("tidegate/d/status") + b"online")
+        filler.open("filler")
+        fill(filler, "a/b")
+        with RawClient(gateway.port) as small:
+            small.open("small")
+            fill(small, "a/b", 1)
+        doomed.close()
+        assert watcher.read() == (0x30, text("tidegate/d/status") + b"offline")
+        watcher.send(packet(0x82, b"\0\2" + text("tidegate/d/#") + b"\0"))
+        assert watcher.read() == (0x90, b"\0\2\0")
+        assert watcher.read() == (0x31, text("tidegate/d/status") + b"offline")
+        assert gateway.status()["bytes"] <= 65_536  # the cap holds
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_will_is_heard_here_at_once_and_upstream_when_there_is_room(
+        make: Make, late_upstream: Mosquitto, restart: bool) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    die_while_full(gateway)
+    if restart:
+        gateway.stop()
+        gateway = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    late_upstream.start()
+    with Subscriber(late_upstream.port, client_id="wills") as judge:
+        wait_until(lambda: b"offline" in statuses(judge))
+        assert statuses(judge) == [b"online", b"offline"]
+        gateway.wait_for("depth", 0)
+    gateway.stop()
+    again = make(late_upstream.port, outbox=SMALL, listener="will_grace_s = 0.1")
+    again.wait_connected()
+    with Subscriber(late_upstream.port, ["tidegate/d/#"], client_id="once") as judge, \
+            RawClient(again.port) as client:
+        client.open("after")
+        wait_until(lambda: statuses(judge) == [b"offline"])  # retained
+        client.send(publish("tidegate/d/end", b"", 1, 1))
+        judge.wait_for_message("tidegate/d/end", b"")
+        assert statuses(judge) == [b"offline"]
+
+
+def test_client_that_is_back_before_there_is_room_takes_its_will_along(
+        make: Make, late_upstream: Mosquitto) -> None:
+    gateway = make(late_upstream.port, outbox=SMALL)
+    die_while_full(gateway)
+    with RawClient(gateway.port) as client:
+        client.open("d")
+        client.send(publish("tidegate/d/status", b"back", 1, 1, retain=True))
+        late_upstream.start()
+        with Subscriber(late_upstream.port, client_id="back") as judge:
+            wait_until(lambda: b"back" in statuses(judge))
+            gateway.wait_for("depth", 0)
+            assert statuses(judge) == [b"online", b"back"]
 
 
 def test_drop_oldest_keeps_the_newest_and_counts_the_rest(

@@ -74,6 +74,21 @@ def test_certificate_of_a_revoked_device_is_refused(gateway: GatewayThread, ca: 
         assert client.read() == (0x20, b"\0\4")
 
 
+def test_device_that_leaves_while_the_outbox_is_full_does_not_stay(
+        make: Make, ca: Path) -> None:
+    gateway = make(free_port(), outbox='commit_ms = 0\nmax_size = "64 KiB"', listener=(
+        f'tls_listen = "{HOST}:0"\ncert_file = "{ca}/server.crt"\nkey_file = "{ca}/server.key"'))
+    with dial(gateway, ca, None) as client:
+        client.send(connect("g1") + b"".join(
+            publish("t", bytes(9000), 1, mid) for mid in range(1, 101)))  # more than TLS buffers
+        client.read()
+        gateway.wait_for("connected_devices", 1)
+        bridge = gateway.bridge
+        assert bridge is not None
+        wait_until(lambda: bridge.counts["no_room"] > 0)
+    gateway.wait_for("connected_devices", 0)
+
+
 @pytest.mark.parametrize(("name", "reason"), [
     ("expired", "certificate has expired"), ("foreign", "self-signed|unable to get|signature"),
     (None, "PEER_DID_NOT_RETURN_A_CERTIFICATE")])

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from gateway import wire
-from gateway.local import QUEUE_LIMIT, WINDOW, Locals, Session
+from gateway.local import (
+    FEED_BYTES,
+    QUEUE_BYTES,
+    QUEUE_LIMIT,
+    WINDOW,
+    WINDOW_BYTES,
+    Locals,
+    Session,
+)
 from gateway.wire import Publish
 
 
@@ -136,6 +144,81 @@ def test_queue_of_an_absent_client_is_bounded() -> None:
     for _ in range(QUEUE_LIMIT + 5):
         locals_.publish(message(), set())
     assert (len(session.queue), session.dropped) == (QUEUE_LIMIT, 5)
+
+
+def test_queue_of_an_absent_client_is_bounded_in_bytes_too() -> None:
+    locals_ = house()
+    session = locals_.open("c", False)[0]
+    locals_.subscribe(session, "#", 1)
+    most = QUEUE_BYTES // 200_000
+    for _ in range(most + 5):
+        locals_.publish(message(payload=bytes(200_000)), set())
+    assert (len(session.queue), session.dropped) == (most, 5)
+    present(session).resume()
+    came = sent(session)
+    assert sum(len(p.payload) for p in came) < WINDOW_BYTES + 200_000
+    while came:  # what has left the queue and the window makes room in them
+        count = len(came)
+        for packet in came:
+            session.acknowledged(packet.mid)
+        most -= count
+        came = sent(session)
+    assert most == 0
+    session.out = None
+    for _ in range(QUEUE_BYTES // 200_000):
+        locals_.publish(message(payload=bytes(200_000)), set())
+    assert session.dropped == 5
+
+
+def test_resume_sends_again_no_more_than_the_window() -> None:
+    locals_ = house()
+    session = present(locals_.open("c", False)[0])
+    locals_.subscribe(session, "#", 1)
+    for _ in range(20):
+        locals_.publish(message(payload=bytes(200_000)), set())
+    first = sent(session)
+    session.out = None
+    present(session).resume()
+    assert [p.mid for p in sent(session)] == [p.mid for p in first]
+    assert len(first) == WINDOW_BYTES // 200_000 + 1
+
+
+def test_all_that_is_retained_comes_at_qos_1_as_it_is_acknowledged() -> None:
+    count = QUEUE_LIMIT + WINDOW + 50
+    locals_ = house()
+    for number in range(count):
+        locals_.retain(message(f"d/{number}", b"x", 1, True))
+    session = present(locals_.open("c", True)[0])
+    locals_.send_retained(session, "#", locals_.subscribe(session, "#", 1))
+    came = []
+    while batch := sent(session):
+        came += batch
+        for packet in batch:
+            session.acknowledged(packet.mid)
+    assert [p.topic for p in came] == [f"d/{n}" for n in range(count)]
+    assert all(p.retain and p.qos == 1 for p in came)
+
+
+def test_retained_messages_at_qos_0_come_as_the_socket_takes_them_and_as_they_are_then() -> None:
+    locals_ = house()
+    for name in "abcdefg":
+        locals_.retain(message(name, b"1" * (FEED_BYTES // 2), 0, True))
+    session = present(locals_.open("c", True)[0])
+    for topic_filter in "#", "+":
+        locals_.send_retained(session, topic_filter,
+                              locals_.subscribe(session, topic_filter, 0))
+    assert [p.topic for p in sent(session)] == ["a", "b"]
+    locals_.retain(message("c", b"new", 0, True))
+    locals_.retain(message("d", b"", 0, True))
+    session.feed()
+    assert [(p.topic, p.payload[:3]) for p in sent(session)] == [
+        ("c", b"new"), ("e", b"111"), ("f", b"111")]
+    locals_.unsubscribe(session, "+")
+    session.feed()
+    assert [p.topic for p in sent(session)] == ["g", "a"]
+    locals_.unsubscribe(session, "#")
+    session.feed()
+    assert sent(session) == []
 
 
 def test_unsubscribe_ends_it() -> None:
