@@ -55,10 +55,10 @@ class Uplink:
         """Go on as far as that is possible now."""
         link = self.link
         now = self.now_ms()
+        if not up and link.state != DOWN:
+            link.close("no network")
+        self._note_state(now)  # before it is opened again: what was in flight is not acknowledged
         if not up:
-            if link.state != DOWN:
-                link.close("no network")
-            self._note_state(now)
             self._open_at = now
             return
         if link.state == DOWN and now >= self._open_at:
@@ -74,6 +74,7 @@ class Uplink:
                 break
             self.take(message, now)
         self._send(now)
+        self._note_state(now)
 
     def again(self):
         """Publish about once more."""
@@ -134,7 +135,6 @@ class Uplink:
                 self.backoff.reset()
             elif now > self._flight_by:
                 link.close("no acknowledgement")
-                self._note_state(now)
                 return
         if not link.wire.idle():
             return

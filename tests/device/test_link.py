@@ -130,6 +130,26 @@ def test_puback_of_another_packet_acknowledges_nothing(micropython: MicroPython)
     assert result["acked"] == 0
 
 
+def test_batch_is_sent_again_when_the_connection_breaks_while_an_answer_goes_out(
+    micropython: MicroPython,
+) -> None:
+    class Asks(FakeBroker):  # takes the first batch without a PUBACK, and sends a command
+        def _batch(self, topic: str, payload: bytes) -> bytes:
+            if self.connections > 1:
+                return super()._batch(topic, payload)
+            self.manners[0].puback = False
+            return publish("tidegate/dev/down/cmd", b'{"id":1,"cmd":"heap"}')
+
+    fake = Asks([Manner(), Manner()])
+    try:
+        result = go(micropython, fake, to_broker=True, reset_on="/answer")
+    finally:
+        fake.close()
+    all_arrived(fake, result)
+    assert fake.connections == 2
+    assert "offline OSError [Errno 104]" in result["output"]
+
+
 def test_packet_identifier_wraps_past_zero(micropython: MicroPython) -> None:
     with broker() as fake:
         result = go(micropython, fake, qos=1, pid=65530, every_ms=20)
