@@ -197,7 +197,8 @@ class Link:
                 pass
             self._enter(_SUBACK, _CONNECT_MS)
         elif high == 0x30:
-            self.client.check_msg()
+            if not kind & 1:  # retained: nobody says it now, and a "reboot" would never end
+                self.client.check_msg()
         elif kind == 0x90 and self.state == _SUBACK:
             if len(body) != 3 or body[0] << 8 | body[1] != self.client.pid or body[2] & 0x80:
                 raise Broken("subscription refused")

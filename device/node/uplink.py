@@ -107,8 +107,8 @@ class Uplink:
                 if len(self._todo) < 8:  # no answer, no deed
                     answer = json.dumps(self.command(data)).encode()
                     self._todo.append((b"answer", answer, False, 0))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            print("unreadable message", topic, error)
+        except Exception as error:  # of whatever type: a message does not stop the board
+            print("unreadable message", topic, type(error).__name__, error)
 
     def _acked(self, data, now):
         life = bytes(int(data["life"][i : i + 2], 16) for i in (0, 2, 4, 6))

@@ -187,6 +187,27 @@ def test_oversized_message_is_skipped_and_the_link_lives(micropython: MicroPytho
     assert any(entry[0] == "tidegate/dev/answer" for entry in fake.published)
 
 
+def test_retained_command_is_no_command(micropython: MicroPython) -> None:
+    first = b"".join(
+        publish("tidegate/dev/down/cmd", b'{"id":%d,"cmd":"x"}' % retained, retained=retained)
+        for retained in (True, False)
+    )
+    with broker(Manner(first=first)) as fake:
+        result = go(micropython, fake)
+    all_arrived(fake, result)
+    assert result["answered"] == [{"id": 0, "cmd": "x"}]
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "OverflowError", "RuntimeError", "IndexError"])
+def test_command_that_raises_closes_nothing(micropython: MicroPython, error: str) -> None:
+    with broker(Manner(first=publish("tidegate/dev/down/cmd", b'{"id":"%s"}' % error.encode()))
+                ) as fake:  # fmt: skip
+        result = go(micropython, fake)
+    all_arrived(fake, result)
+    assert fake.connections == 1
+    assert "unreadable message" in result["output"]
+
+
 def test_unreadable_messages_change_nothing(micropython: MicroPython) -> None:
     noise = b"".join(
         publish("tidegate/dev/down/" + where, what)

@@ -7,6 +7,7 @@ resets the connection, once, while a packet with this text in it goes out.
 Prints the uplink's lines, then one JSON line.
 """
 
+import builtins
 import json
 import sys
 import time
@@ -94,6 +95,8 @@ def about(out):
 
 def command(data):
     answered.append(data)
+    if isinstance(data["id"], str):  # the name of an error
+        raise getattr(builtins, data["id"])
     return {"v": 1, "ok": True, "id": data["id"]}
 
 
