@@ -118,7 +118,7 @@ def test_settings_are_filled_up() -> None:
         ({"device": None}, "device: null, want 1 to 32"),
         ({"gateway": {}}, "gateway.host: null, want text"),
         ({"gateway": {"host": ""}}, "gateway.host: empty"),
-        ({"gateway": {"host": "x", "port": 70000}}, "gateway.port: 70000, want a whole number from 0"),
+        ({"gateway": {"host": "x", "port": 70000}}, "port: 70000, want a whole number from 0"),
         ({"gateway": 5}, "gateway: 5, want an object"),
         ({"qos": 2}, "qos: 2, want a whole number from 0 to 1"),
         ({"qos": True}, "qos: true, want a whole number"),
