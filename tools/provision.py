@@ -51,14 +51,22 @@ def _rules() -> Any:
     return module
 
 
+def content_of(settings: Mapping[str, Any]) -> bytes:
+    """Write settings as the file on the board. Raises ValueError where they are no Unicode.
+
+    As they are: of an escaped pair of surrogates MicroPython makes two broken characters.
+    """
+    return json.dumps(settings, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def check(settings: Mapping[str, Any], board: Board) -> None:
     """Check settings as the firmware will, their pins and the Wi-Fi. Raises SettingsError."""
     try:
-        found = _rules().check(json.loads(json.dumps(settings)))
+        found = _rules().check(json.loads(content_of(settings)))
     except ValueError as error:
         raise SettingsError(str(error)) from error
     password = found["wifi"]["password"]
-    if 0 < len(password) < 8:
+    if 0 < len(password.encode()) < 8:
         raise SettingsError(f"config.json: wifi.password: {len(password)} characters, "
                             "want 8 to 63, or none where the Wi-Fi is open")
     fault = pins.fault(found, board)
@@ -201,7 +209,7 @@ def provision(
         tls = {"ca": AUTHORITY, "date": [today.year, today.month, today.day]}
         settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
     check(settings, board)
-    content = json.dumps(settings, separators=(",", ":")).encode()
+    content = content_of(settings)
     with BoardLink(port) as link:
         put(link, {SETTINGS: content, **({AUTHORITY: ca} if ca is not None else {})})
         if link.hashes(["/main.py"])["/main.py"] is None:

@@ -114,8 +114,8 @@ def _sub(data, key, value):
 
 def _text(data, key, name, size):
     value = data.get(key)
-    if not isinstance(value, str) or len(value) > size:
-        _bad(_path(name, key), value, "text of at most %d characters" % size)
+    if not isinstance(value, str) or len(value.encode()) > size:
+        _bad(_path(name, key), value, "text of at most %d bytes" % size)
 
 
 def _name(data, key, name):

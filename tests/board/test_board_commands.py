@@ -201,6 +201,16 @@ def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: Virt
     assert gateway == {"host": "h", "user": "x", "password": "sesame"}
 
 
+def test_wifi_with_an_emoji_is_joined(make: Make) -> None:
+    gateway = Gateway()
+    board = make(pty=True, heap_kb=128, access_point=("casa 🏠", "pâté-de-🦆"))
+    with gateway.listener, control.Control(board):
+        run("deploy")
+        run("provision", "--device", "x", "--ssid", "casa 🏠", "--wifi-password", "pâté-de-🦆",
+            "--gateway", f"127.0.0.1:{gateway.port}", "--sensor", "chip:::1")  # fmt: skip
+        assert gateway.readings()[0] == "x"
+
+
 def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_path: Path) -> None:
     pem, der = tmp_path / "ca.crt", b"\x30\x82 as an authority's certificate begins"
     pem.write_text(ssl.DER_cert_to_PEM_cert(der))

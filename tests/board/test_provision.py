@@ -14,8 +14,8 @@ SHT = {"kind": "sht4x", "name": "s", "scl": 22, "sda": 21}
 DHT = {"kind": "dht22", "name": "d", "pin": 22}
 
 
-def check(board: str = "virtual", **settings: Any) -> None:
-    provision.check({**PLAIN, **settings}, boards.load(board))
+def check(**settings: Any) -> None:
+    provision.check({**PLAIN, **settings}, boards.load("virtual"))
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,14 @@ def test_what_cannot_work_is_told(settings: dict[str, Any], line: str) -> None:
         check(**settings)
     assert str(caught.value).startswith("config.json: " + line)
     assert "\n" not in str(caught.value)
+
+
+def test_wifi_name_is_measured_in_bytes() -> None:
+    check(wifi={"ssid": "🏠" * 8})
+    with pytest.raises(provision.SettingsError, match=r"wifi\.ssid: .* at most 32 bytes"):
+        check(wifi={"ssid": "🏠" * 9})
+    with pytest.raises(provision.SettingsError, match="surrogates not allowed"):
+        check(board="\ud83c")
 
 
 def test_what_may_share_a_pin_does() -> None:
