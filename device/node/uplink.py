@@ -144,8 +144,8 @@ class Uplink:
             if payload is None:
                 try:
                     payload = out[: self.about(out)]
-                except MemoryError:  # it is only a report
-                    print("heap too low for about")
+                except (MemoryError, ValueError):  # it is only a report
+                    print("no room for about")
                     self._todo.pop(0)
                     return
             if link.send(self.prefix + last, payload, retain, qos):
