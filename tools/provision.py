@@ -185,6 +185,10 @@ def authority(path: Path) -> bytes:
     """Read the certificate of an authority, PEM or DER; gives DER. Raises SettingsError."""
     try:
         data = path.read_bytes()
+        count = data.count(b"-----BEGIN CERTIFICATE-----")
+        if count > 1:
+            raise SettingsError(
+                f"{path}: holds {count} certificates, want the authority's alone")
         if data.lstrip().startswith(b"-----"):
             return ssl.PEM_cert_to_DER_cert(data.decode().strip())
     except OSError as error:

@@ -225,6 +225,9 @@ def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_pat
     assert tls["date"][0] >= 2026
     pem.write_text("no certificate")
     assert "want PEM or DER" in failed("provision", *words, "--ca", str(pem))
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der) * 2)
+    line = failed("provision", *words, "--ca", str(pem))
+    assert "holds 2 certificates, want the authority's alone" in line
 
 
 def test_credential_of_a_device_is_replaced_not_doubled(tmp_path: Path) -> None:
