@@ -46,13 +46,15 @@ import os
 for p in {new!r}:
     try:
         os.rename(p + '.new', p)
-    except OSError:
-        pass
+    except OSError as e:
+        if e.args[0] != 2:  # not there: done before. Else boot.py says it and tries again
+            raise
 for p in {old!r}:
     try:
         os.remove(p)
-    except OSError:
-        pass
+    except OSError as e:
+        if e.args[0] != 2:
+            raise
 os.remove('/swap.py')
 """
 

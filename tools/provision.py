@@ -18,17 +18,16 @@ from typing import Any
 
 from gateway import credentials
 from gateway.errors import CredentialsError
-from tools import firmware
+from tools import firmware, pins
 from tools.board_errors import LinkError
 from tools.board_link import BoardLink
 from tools.boards import Board
-from tools.chips import CHIPS
 from tools.deploy import put, wait_alive
+from tools.pins import PIN_KEYS
 
 DEVICE = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 SETTINGS = "/config.json"
 AUTHORITY = "/ca.der"
-PIN_KEYS = ("pin", "scl", "sda", "dout", "sck")  # of a sensor's settings
 NO_SENSORS = ("__init__", "i2c", "sensirion")  # what sensors share
 KINDS = sorted(
     path.stem
@@ -52,30 +51,27 @@ def _rules() -> Any:
     return module
 
 
+def content_of(settings: Mapping[str, Any]) -> bytes:
+    """Write settings as the file on the board. Raises ValueError where they are no Unicode.
+
+    As they are: of an escaped pair of surrogates MicroPython makes two broken characters.
+    """
+    return json.dumps(settings, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def check(settings: Mapping[str, Any], board: Board) -> None:
-    """Check settings as the firmware will, and their pins. Raises SettingsError."""
+    """Check settings as the firmware will, their pins and the Wi-Fi. Raises SettingsError."""
     try:
-        _rules().check(json.loads(json.dumps(settings)))
+        found = _rules().check(json.loads(content_of(settings)))
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    chip = CHIPS[board.chip]
-    taken: dict[int, str] = {}
-    for sensor in settings.get("sensors", []):
-        for key in PIN_KEYS:
-            pin = sensor.get(key)
-            if pin is None:
-                continue
-            what = f"config.json: sensor {sensor.get('name', sensor['kind'])}: {key} = {pin}"
-            if pin not in chip.gpios:
-                raise SettingsError(f"{what}: {board.name} has no such GPIO")
-            if pin in chip.flash:
-                raise SettingsError(f"{what}: belongs to the flash on {board.name}")
-            if pin in chip.usb and "usb" in board.features:
-                raise SettingsError(f"{what}: belongs to the USB port on {board.name}")
-            shared = key in ("scl", "sda") or sensor["kind"] == "ds18b20"
-            mine = f"{sensor['kind']} {key}" if shared else f"{what} alone"
-            if taken.setdefault(pin, mine) != mine and key not in ("scl", "sda"):
-                raise SettingsError(f"{what}: two sensors on one pin")
+    password = found["wifi"]["password"]
+    if 0 < len(password.encode()) < 8:
+        raise SettingsError(f"config.json: wifi.password: {len(password)} characters, "
+                            "want 8 to 63, or none where the Wi-Fi is open")
+    fault = pins.fault(found, board)
+    if fault:
+        raise SettingsError(f"config.json: {fault}")
 
 
 def pin_of(text: str, board: Board) -> int:
@@ -108,12 +104,12 @@ def _words_of(text: str, board: Board) -> dict[str, Any]:
 def sensor_of(text: str, board: Board) -> dict[str, Any]:
     """Read `kind:pins[:name[:period_s]]`, as in `dht22:4:air:10`. Raises SettingsError."""
     kind, _, rest = text.partition(":")
-    pins, _, rest = rest.partition(":")
+    words, _, rest = rest.partition(":")
     name, _, period = rest.partition(":")
     found: dict[str, Any] = {"kind": kind.strip(), "name": name.strip() or kind.strip()}
     if kind.strip() not in KINDS:
         raise SettingsError(f"{text}: no such sensor; there are {', '.join(KINDS)}")
-    found.update(_words_of(pins, board))
+    found.update(_words_of(words, board))
     if period:
         try:
             found["period_s"] = float(period)
@@ -123,23 +119,27 @@ def sensor_of(text: str, board: Board) -> dict[str, Any]:
 
 
 def named(settings: Mapping[str, Any], board: Board) -> dict[str, Any]:
-    """Give the settings with what the board file knows: its id, LED and button, pins by number."""
+    """Give the settings with what the board file knows: its id, LED and button, pins by number.
+
+    LED and button of the board are left out where a sensor is on their pin.
+    """
     found: dict[str, Any] = {**settings, "board": board.id}
     sensors = []
     for sensor in settings.get("sensors", []):
-        pins = {key: sensor[key] for key in PIN_KEYS if isinstance(sensor, dict)
-                and isinstance(sensor.get(key), str)}  # fmt: skip
-        numbers = {key: pin_of(text, board) for key, text in pins.items()}
+        texts = {key: sensor[key] for key in PIN_KEYS if isinstance(sensor, dict)
+                 and isinstance(sensor.get(key), str)}  # fmt: skip
+        numbers = {key: pin_of(text, board) for key, text in texts.items()}
         sensors.append({**sensor, **numbers} if numbers else sensor)
     found["sensors"] = sensors
-    if board.led and "led" not in found:
+    taken = [sensor.get(key) for sensor in sensors if isinstance(sensor, dict) for key in PIN_KEYS]
+    if board.led and "led" not in found and board.led[0] not in taken:
         pin, low = board.led
         found["led"] = {"pin": pin}
         if board.led_kind == "rgb":
             found["led"]["kind"] = "neopixel"
         elif low:
             found["led"]["invert"] = True
-    if board.button is not None and "button" not in found:
+    if board.button is not None and "button" not in found and board.button not in taken:
         found["button"] = {"pin": board.button}
     return found
 
@@ -185,6 +185,10 @@ def authority(path: Path) -> bytes:
     """Read the certificate of an authority, PEM or DER; gives DER. Raises SettingsError."""
     try:
         data = path.read_bytes()
+        count = data.count(b"-----BEGIN CERTIFICATE-----")
+        if count > 1:
+            raise SettingsError(
+                f"{path}: holds {count} certificates, want the authority's alone")
         if data.lstrip().startswith(b"-----"):
             return ssl.PEM_cert_to_DER_cert(data.decode().strip())
     except OSError as error:
@@ -209,7 +213,7 @@ def provision(
         tls = {"ca": AUTHORITY, "date": [today.year, today.month, today.day]}
         settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
     check(settings, board)
-    content = json.dumps(settings, separators=(",", ":")).encode()
+    content = content_of(settings)
     with BoardLink(port) as link:
         put(link, {SETTINGS: content, **({AUTHORITY: ca} if ca is not None else {})})
         if link.hashes(["/main.py"])["/main.py"] is None:

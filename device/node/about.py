@@ -21,9 +21,12 @@ def write(app, out):
         at = _member(out, at, b",", key, value)
     if app.safe:
         at = _member(out, at, b",", "safe", True)
-    if app.failed:
-        at = _member(out, at, b",", "failed_sensors", app.failed)
     end = at
+    try:
+        if app.failed:
+            end = at = _member(out, at, b",", "failed_sensors", app.failed)
+    except ValueError:  # so many: the console has named them
+        pass
     try:
         at = _put(out, at, b',"sensors":')
         before = b"{"

@@ -25,7 +25,10 @@ def identity():
     """
     global _identity
     if _identity is None:
-        _identity = once("memory").count(_nvs(), reset_reason() in ("hard", "wdt"))
+        try:
+            _identity = once("memory").count(_nvs(), reset_reason() in ("hard", "wdt"))
+        except OSError:  # its partition is full or broken: a life for this boot alone
+            _identity = "%02x%02x%02x%02x" % tuple(os.urandom(4)), 1, 0, False
     return _identity
 
 

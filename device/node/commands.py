@@ -13,7 +13,7 @@ def run(app, data):
     answer = {"v": 1, "id": data.get("id"), "cmd": name, "ok": True}
     try:
         answer.update(_do(app, name, data) or {})
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a command is, it does not stop the board
         answer["ok"] = False
         answer["error"] = "%s %s" % (type(error).__name__, error)
     return answer

@@ -39,7 +39,7 @@ class Link:
 
     client_id, prefix (of all topics, with the slash), user, password: bytes. host: str.
     now_ms: the uptime [ms]. keepalive [s]: announced to the broker; we ping at half of it.
-    tls: None or an SSLContext.
+    tls: None, an SSLContext, or text: why there is none; then it never connects.
     """
 
     def __init__(self, now_ms, client_id, host, port, prefix, user=None, password=None,
@@ -68,6 +68,8 @@ class Link:
         """Begin to connect. Does not wait, except for the look-up of a host name."""
         self.close("")
         try:
+            if isinstance(self.tls, str):
+                raise Broken(self.tls)
             if self.addr is None:  # this may block, so the answer is kept
                 client = self.client
                 self.addr = socket.getaddrinfo(client.server, client.port)[0][-1]
@@ -197,7 +199,8 @@ class Link:
                 pass
             self._enter(_SUBACK, _CONNECT_MS)
         elif high == 0x30:
-            self.client.check_msg()
+            if not kind & 1:  # retained: nobody says it now, and a "reboot" would never end
+                self.client.check_msg()
         elif kind == 0x90 and self.state == _SUBACK:
             if len(body) != 3 or body[0] << 8 | body[1] != self.client.pid or body[2] & 0x80:
                 raise Broken("subscription refused")

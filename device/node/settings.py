@@ -30,16 +30,16 @@ def check(data):
     # settings are text here, and the text goes when all is checked.
     defaults = '{"board":"generic","delivery":"gateway","tell":false,"led":null,"button":null}'
     numbers = """\
-qos 0 1 0
-hold_ms 0 60000 1000
-sleep_s 0 86400 0
-health_s 0 86400 60
-watchdog_s 0 3600 60
-gateway.port 0 65535 0
-gateway.keepalive_s 2 600 30
-gateway.retry_max_s 1 3600 30
-ring.ram_bytes 1024 4194304 2048
-ring.flash_bytes 8192 1073741824 262144"""  # key, from, to, default
+qos 0 1 0 1
+hold_ms 0 60000 1000 1
+sleep_s 0 86400 0 0
+health_s 0 86400 60 0
+watchdog_s 1 3600 60 2
+gateway.port 0 65535 0 1
+gateway.keepalive_s 2 600 30 1
+gateway.retry_max_s 1 3600 30 0
+ring.ram_bytes 1024 4194304 2048 1
+ring.flash_bytes 8192 1073741824 262144 1"""  # key, from, to, default, kind as in _number()
     if not isinstance(data, dict):
         raise SettingsError("config.json: want an object")
     settings = json.loads(defaults)
@@ -59,19 +59,21 @@ ring.flash_bytes 8192 1073741824 262144"""  # key, from, to, default
             _text(gateway, key, "gateway", 128)
     if not isinstance(gateway["tls"], (bool, dict)):
         _bad("gateway.tls", gateway["tls"], 'true, false or {"ca": path}')
+    if isinstance(gateway["tls"], dict):
+        _text(gateway["tls"], "ca", "gateway.tls", 64)
     _sub(settings, "ring", {})
     for line in numbers.split("\n"):
-        name, low, high, value = line.split(" ")
+        name, low, high, value, kind = line.split(" ")
         section, _, key = name.rpartition(".")
         where = settings[section] if section else settings
         where.setdefault(key, int(value))
-        _number(where, key, section, int(low), int(high))
+        _number(where, key, section, int(low), int(high), int(kind))
     gateway["port"] = gateway["port"] or (8883 if gateway["tls"] else 1883)
     if settings["delivery"] not in ("gateway", "broker"):
         _bad("delivery", settings["delivery"], '"gateway" or "broker"')
     for key in ("led", "button"):
         if settings[key] is not None:
-            _number(_sub(settings, key, None), "pin", key, 0, 48)
+            _number(_sub(settings, key, None), "pin", key, 0, 48, 1)
     _sensors(settings)
     return settings
 
@@ -112,8 +114,8 @@ def _sub(data, key, value):
 
 def _text(data, key, name, size):
     value = data.get(key)
-    if not isinstance(value, str) or len(value) > size:
-        _bad(_path(name, key), value, "text of at most %d characters" % size)
+    if not isinstance(value, str) or len(value.encode()) > size:
+        _bad(_path(name, key), value, "text of at most %d bytes" % size)
 
 
 def _name(data, key, name):
@@ -124,8 +126,10 @@ def _name(data, key, name):
         _bad(_path(name, key), value, "1 to 32 of a-z A-Z 0-9 _ -")
 
 
-def _number(data, key, name, first, last):
+def _number(data, key, name, first, last, kind=0):
+    # kind 1: a whole number, 2.0 is none; kind 2: 0 as well
     value = data.get(key)
-    good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not first <= value <= last:
-        _bad(_path(name, key), value, "a number from %s to %s" % (first, last))
+    good = isinstance(value, int if kind == 1 else (int, float)) and not isinstance(value, bool)
+    if not good or not (first <= value <= last or kind == 2 and value == 0):
+        text = ("a number", "a whole number", "0 or a number")[kind]
+        _bad(_path(name, key), value, "%s from %s to %s" % (text, first, last))

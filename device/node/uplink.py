@@ -55,10 +55,10 @@ class Uplink:
         """Go on as far as that is possible now."""
         link = self.link
         now = self.now_ms()
+        if not up and link.state != DOWN:
+            link.close("no network")
+        self._note_state(now)  # before it is opened again: what was in flight is not acknowledged
         if not up:
-            if link.state != DOWN:
-                link.close("no network")
-            self._note_state(now)
             self._open_at = now
             return
         if link.state == DOWN and now >= self._open_at:
@@ -74,6 +74,7 @@ class Uplink:
                 break
             self.take(message, now)
         self._send(now)
+        self._note_state(now)
 
     def again(self):
         """Publish about once more."""
@@ -106,8 +107,8 @@ class Uplink:
                 if len(self._todo) < 8:  # no answer, no deed
                     answer = json.dumps(self.command(data)).encode()
                     self._todo.append((b"answer", answer, False, 0))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            print("unreadable message", topic, error)
+        except Exception as error:  # of whatever type: a message does not stop the board
+            print("unreadable message", topic, type(error).__name__, error)
 
     def _acked(self, data, now):
         life = bytes(int(data["life"][i : i + 2], 16) for i in (0, 2, 4, 6))
@@ -134,7 +135,6 @@ class Uplink:
                 self.backoff.reset()
             elif now > self._flight_by:
                 link.close("no acknowledgement")
-                self._note_state(now)
                 return
         if not link.wire.idle():
             return
@@ -144,8 +144,8 @@ class Uplink:
             if payload is None:
                 try:
                     payload = out[: self.about(out)]
-                except MemoryError:  # it is only a report
-                    print("heap too low for about")
+                except (MemoryError, ValueError):  # it is only a report
+                    print("no room for about")
                     self._todo.pop(0)
                     return
             if link.send(self.prefix + last, payload, retain, qos):

@@ -20,7 +20,7 @@ class Wifi:
             pass  # only a nicety
         self._wlan = network.WLAN(network.STA_IF)
         self._wlan.active(True)
-        self._since = now_ms()
+        self._since = now_ms() - _REST_MS  # the first connect is at once
         self._resting = True
         self.lost = 0  # how often the connection went away
         self.up = False
@@ -42,14 +42,14 @@ class Wifi:
             print("wifi", "lost")
         try:
             if self._resting:
-                if now - self._since >= _REST_MS or self._since == 0 or not self.lost:
+                if now - self._since >= _REST_MS:
                     wlan.connect(self.ssid, self.password)
                     self._since, self._resting = now, False
             elif now - self._since > _TRY_MS:
                 wlan.disconnect()
                 self._since, self._resting = now, True
-        except OSError as error:
-            print("wifi", error)
+        except Exception as error:  # the ESP32 port raises RuntimeError as well
+            print("wifi", type(error).__name__, error)
             self._since, self._resting = now, True
 
     def rssi(self):
@@ -63,5 +63,5 @@ class Wifi:
         """Turn the radio off, before a deep sleep."""
         try:
             self._wlan.active(False)
-        except OSError:
+        except Exception:
             pass

@@ -63,9 +63,12 @@ def build(settings):
         settings["sensors"] = []
         app.sleep_ms = 0
     if settings["led"] or settings["button"]:
-        from node.panel import Panel
+        try:
+            from node.panel import Panel
 
-        app.panel = Panel(board.machine, settings["led"], settings["button"])
+            app.panel = Panel(board.machine, settings["led"], settings["button"])
+        except Exception as error:
+            print("LED or button not usable:", type(error).__name__, error)
 
     sensors = []
     for entry in settings["sensors"]:
@@ -92,7 +95,10 @@ def _ring(data, life, boot, told):
 def _link(now_ms, name, gateway, prefix):
     user, password, tls = gateway["user"], gateway["password"], gateway["tls"]
     if tls:
-        tls = once("secure").context(tls)
+        try:
+            tls = once("secure").context(tls)
+        except Exception as error:  # readings go to the ring, and nothing out in plain text
+            tls = "TLS not usable: %s %s" % (type(error).__name__, error)
 
     from node.link import Link
 

@@ -36,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def known(make: Make) -> Iterator[VirtualBoard]:
     """Give a bare virtual board that `list` shows."""
-    board = make(pty=True, heap_kb=128, access_point=("lab", "secret"))
+    board = make(pty=True, heap_kb=128, access_point=("lab", "secret-8"))
     with control.Control(board):
         yield board
 
@@ -106,7 +106,7 @@ def test_from_a_bare_board_to_readings(known: VirtualBoard, tmp_path: Path) -> N
     gateway = Gateway()
     credentials = tmp_path / "devices"
     said = run(
-        "provision", "--device", "greenhouse-1", "--ssid", "lab", "--wifi-password", "secret",
+        "provision", "--device", "greenhouse-1", "--ssid", "lab", "--wifi-password", "secret-8",
         "--gateway", f"127.0.0.1:{gateway.port}", "--sensor", "dht22:IO4:air:1",
         "--credentials", str(credentials),
     ).output  # fmt: skip
@@ -148,7 +148,7 @@ def test_image_leaves_nothing_of_before(known: VirtualBoard) -> None:
 
 
 def test_provision_asks_for_what_is_not_given(known: VirtualBoard) -> None:
-    run("provision", typed="shed\nlab\nsecret\n127.0.0.1:1883\nadc:IO34:soil\n")
+    run("provision", typed="shed\nlab\nsecret-8\n127.0.0.1:1883\nadc:IO34:soil\n")
     with BoardLink(known.port) as link:
         said = json.loads(link.read("/config.json") or b"")
     assert said["device"] == "shed"
@@ -172,7 +172,7 @@ def test_provision_asks_for_what_is_not_given(known: VirtualBoard) -> None:
 def test_wrong_sensor_is_told_before_the_board_is_touched(
     known: VirtualBoard, sensor: str, line: str
 ) -> None:
-    words = ["--device", "x", "--ssid", "s", "--wifi-password", "p", "--gateway", "h"]
+    words = ["--device", "x", "--ssid", "s", "--wifi-password", "secret-8", "--gateway", "h"]
     assert line in failed("provision", *words, "--sensor", sensor)
     with BoardLink(known.port) as link:
         assert link.read("/config.json") is None
@@ -189,35 +189,32 @@ def test_sensor_with_several_pins_and_keys() -> None:
     assert provision.sensor_of("chip", board) == {"kind": "chip", "name": "chip"}
 
 
-@pytest.mark.parametrize(
-    ("board_id", "led"),
-    [
-        ("lolin-s2-mini", {"pin": 15}),
-        ("esp32-c3-supermini", {"pin": 8, "invert": True}),
-        ("esp32-c6-devkitc", {"pin": 8, "kind": "neopixel"}),
-        ("esp32-devkitc", None),
-    ],
-)
-def test_led_is_told_as_the_firmware_wants_it(board_id: str, led: dict[str, object]) -> None:
-    board = boards.load(board_id)
-    assert provision.named({"device": "x"}, board).get("led") == led
-
-
 def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: VirtualBoard) -> None:
     run("deploy")
-    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret", "--gateway", "h"]
-    words += ["--gateway-password", "sesame", "--sensor", "sht4x:4:air"]
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret-8", "--gateway", "h"]
+    words += ["--gateway-password", "sesame", "--sensor", "bme280:scl=22,sda=21:air"]
+    known.world.break_sensor("air")
     said = run("provision", *words).output
-    assert "sensor air not usable: KeyError scl" in said
+    assert "sensor air not usable: OSError" in said
     with BoardLink(known.port) as link:
         gateway = json.loads(link.read("/config.json") or b"")["gateway"]
     assert gateway == {"host": "h", "user": "x", "password": "sesame"}
 
 
+def test_wifi_with_an_emoji_is_joined(make: Make) -> None:
+    gateway = Gateway()
+    board = make(pty=True, heap_kb=128, access_point=("casa 🏠", "pâté-de-🦆"))
+    with gateway.listener, control.Control(board):
+        run("deploy")
+        run("provision", "--device", "x", "--ssid", "casa 🏠", "--wifi-password", "pâté-de-🦆",
+            "--gateway", f"127.0.0.1:{gateway.port}", "--sensor", "chip:::1")  # fmt: skip
+        assert gateway.readings()[0] == "x"
+
+
 def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_path: Path) -> None:
     pem, der = tmp_path / "ca.crt", b"\x30\x82 as an authority's certificate begins"
     pem.write_text(ssl.DER_cert_to_PEM_cert(der))
-    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "p", "--gateway", "h"]
+    words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret-8", "--gateway", "h"]
     words += ["--sensor", "chip"]
     run("provision", *words, "--ca", str(pem))
     with BoardLink(known.port) as link:
@@ -228,15 +225,9 @@ def test_authority_of_the_gateway_goes_to_the_board(known: VirtualBoard, tmp_pat
     assert tls["date"][0] >= 2026
     pem.write_text("no certificate")
     assert "want PEM or DER" in failed("provision", *words, "--ca", str(pem))
-
-
-def test_two_sensors_on_one_pin_are_told(tmp_path: Path) -> None:
-    plain = {"device": "x", "gateway": {"host": "h"}}
-    two = [{"kind": "dht22", "name": "a", "pin": 4}, {"kind": "adc", "name": "b", "pin": 4}]
-    with pytest.raises(provision.SettingsError, match="two sensors on one pin"):
-        provision.check({**plain, "sensors": two}, boards.load("virtual"))
-    bus = [{"kind": "ds18b20", "name": name, "pin": 4} for name in "ab"]
-    provision.check({**plain, "sensors": bus}, boards.load("virtual"))
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der) * 2)
+    line = failed("provision", *words, "--ca", str(pem))
+    assert "holds 2 certificates, want the authority's alone" in line
 
 
 def test_credential_of_a_device_is_replaced_not_doubled(tmp_path: Path) -> None:

@@ -169,6 +169,31 @@ def test_power_cut_at_any_moment_leaves_one_firmware_whole(
     assert seen == {True, False}, "both before and after the moment it comes into force"
 
 
+def test_swap_that_fails_stays_and_is_tried_again_at_the_next_start(make: Make) -> None:
+    boot = (firmware.FOLDER / "boot.py").read_bytes().split(b"\ntry:\n    from node")[0]
+    fails = b"""
+import os, sys
+class Os:
+    remove = os.remove
+    def rename(old, new):
+        raise OSError(5)
+if 'again' not in os.listdir('/'):
+    open('/again', 'w').close()
+    sys.modules['os'] = Os
+"""
+    swap = deploy._SWAP.format(new=["/gone.py", "/main.py"], old=["/gone.mpy", "/old.mpy"])
+    board = make("print('old')", files={
+        "boot.py": fails + boot, "swap.py": swap.encode(), "main.py.new": b"print('new')",
+        "old.mpy": b"",
+    })  # fmt: skip
+    board.wait("^boot: OSError .*EIO")
+    board.wait("^old$")
+    board.reset()
+    board.wait("^new$")
+    board.power_cut()
+    assert sorted(board.list_files()) == ["again", "boot.py", "main.py"]
+
+
 def test_full_file_system_is_told_and_the_old_firmware_stays(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

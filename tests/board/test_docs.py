@@ -69,7 +69,7 @@ class Desk:
         (programs / "mosquitto_sub").chmod(0o755)
         path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         self.env = {**os.environ, "PATH": path, "TIDEGATE_CACHE": str(cache),
-                    "WIFI_PASSWORD": "secret", "PYTHONUNBUFFERED": "1"}  # fmt: skip
+                    "WIFI_PASSWORD": "secret-8", "PYTHONUNBUFFERED": "1"}  # fmt: skip
         self.env.pop("PORT", None)
         self.children: list[subprocess.Popen[str]] = []
 

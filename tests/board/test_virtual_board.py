@@ -274,3 +274,8 @@ def test_flash_that_is_corrupt_is_told(make: Make) -> None:
         file.write(b"not a file system" * 1000)
     board.power_on()
     board.wait("holds no file system")
+
+
+def test_settings_are_read_as_they_were_given(make: Make) -> None:
+    main = "import json\nprint(json.load(open('/config.json'))['wifi']['ssid'] == '\\U0001f3e0')"
+    make(main, config={"wifi": {"ssid": "🏠"}}).wait("^True$")

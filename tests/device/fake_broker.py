@@ -51,10 +51,10 @@ def packet(kind: int, body: bytes) -> bytes:
             return bytes([kind]) + bytes(size) + body
 
 
-def publish(topic: str, payload: bytes) -> bytes:
+def publish(topic: str, payload: bytes, *, retained: bool = False) -> bytes:
     """Make a PUBLISH at QoS 0."""
     name = topic.encode()
-    return packet(0x30, struct.pack("!H", len(name)) + name + payload)
+    return packet(0x31 if retained else 0x30, struct.pack("!H", len(name)) + name + payload)
 
 
 @dataclass

@@ -107,6 +107,8 @@ def test_settings_are_filled_up() -> None:
     assert found["gateway"]["port"] == 1883
     assert found["hold_ms"] == 1000
     assert found["sensors"][0]["name"] == "dht22"
+    assert check({**json.loads(json.dumps(GOOD)), "watchdog_s": 0})["watchdog_s"] == 0
+    assert check({**json.loads(json.dumps(GOOD)), "sleep_s": 0.5})["sleep_s"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -116,17 +118,29 @@ def test_settings_are_filled_up() -> None:
         ({"device": None}, "device: null, want 1 to 32"),
         ({"gateway": {}}, "gateway.host: null, want text"),
         ({"gateway": {"host": ""}}, "gateway.host: empty"),
-        ({"gateway": {"host": "x", "port": 70000}}, "gateway.port: 70000, want a number from 0"),
+        ({"gateway": {"host": "x", "port": 70000}}, "port: 70000, want a whole number from 0"),
         ({"gateway": 5}, "gateway: 5, want an object"),
-        ({"qos": 2}, "qos: 2, want a number from 0 to 1"),
-        ({"qos": True}, "qos: true, want a number"),
+        ({"qos": 2}, "qos: 2, want a whole number from 0 to 1"),
+        ({"qos": True}, "qos: true, want a whole number"),
         ({"delivery": "pigeon"}, 'delivery: "pigeon", want "gateway" or "broker"'),
         ({"sensors": {}}, "sensors: {}, want a list"),
         ({"sensors": [{"kind": "../x"}]}, 'sensors[0].kind: "../x", want'),
         ({"sensors": [{"kind": "adc"}, {"kind": "adc"}]}, "a name that no other sensor has"),
         ({"sensors": [{"kind": "adc", "period_s": 0}]}, "sensors[0].period_s: 0, want a number"),
-        ({"ring": {"ram_bytes": 10}}, "ring.ram_bytes: 10, want a number from 1024"),
-        ({"led": {"pin": "2"}}, 'led.pin: "2", want a number'),
+        ({"ring": {"ram_bytes": 10}}, "ring.ram_bytes: 10, want a whole number from 1024"),
+        ({"led": {"pin": "2"}}, 'led.pin: "2", want a whole number'),
+        ({"button": {"pin": 2.0}}, "button.pin: 2.0, want a whole number"),
+        ({"hold_ms": 500.5}, "hold_ms: 500.5, want a whole number from 0 to 60000"),
+        ({"hold_ms": 1000.0}, "hold_ms: 1000.0, want a whole number"),
+        ({"qos": 0.5}, "qos: 0.5, want a whole number from 0 to 1"),
+        ({"ring": {"ram_bytes": 2048.5}}, "ring.ram_bytes: 2048.5, want a whole number"),
+        ({"ring": {"flash_bytes": 8192.5}}, "ring.flash_bytes: 8192.5, want a whole number"),
+        ({"gateway": {"host": "h", "keepalive_s": 30.5}}, "keepalive_s: 30.5, want a whole"),
+        ({"gateway": {"host": "h", "port": 1883.0}}, "gateway.port: 1883.0, want a whole number"),
+        ({"gateway": {"host": "h", "tls": {}}}, "gateway.tls.ca: null, want text"),
+        ({"gateway": {"host": "h", "tls": {"ca": 1}}}, "gateway.tls.ca: 1, want text"),
+        ({"watchdog_s": 0.0005}, "watchdog_s: 0.0005, want 0 or a number from 1 to 3600"),
+        ({"watchdog_s": False}, "watchdog_s: false, want 0 or a number from 1 to 3600"),
     ],
 )
 def test_bad_settings_get_one_line(change: dict[str, Any], error: str) -> None:

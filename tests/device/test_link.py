@@ -130,6 +130,26 @@ def test_puback_of_another_packet_acknowledges_nothing(micropython: MicroPython)
     assert result["acked"] == 0
 
 
+def test_batch_is_sent_again_when_the_connection_breaks_while_an_answer_goes_out(
+    micropython: MicroPython,
+) -> None:
+    class Asks(FakeBroker):  # takes the first batch without a PUBACK, and sends a command
+        def _batch(self, topic: str, payload: bytes) -> bytes:
+            if self.connections > 1:
+                return super()._batch(topic, payload)
+            self.manners[0].puback = False
+            return publish("tidegate/dev/down/cmd", b'{"id":1,"cmd":"heap"}')
+
+    fake = Asks([Manner(), Manner()])
+    try:
+        result = go(micropython, fake, to_broker=True, reset_on="/answer")
+    finally:
+        fake.close()
+    all_arrived(fake, result)
+    assert fake.connections == 2
+    assert "offline OSError [Errno 104]" in result["output"]
+
+
 def test_packet_identifier_wraps_past_zero(micropython: MicroPython) -> None:
     with broker() as fake:
         result = go(micropython, fake, qos=1, pid=65530, every_ms=20)
@@ -165,6 +185,27 @@ def test_oversized_message_is_skipped_and_the_link_lives(micropython: MicroPytho
     assert result["skipped"] == 1
     assert result["answered"] == [{"id": 7, "cmd": "read"}]
     assert any(entry[0] == "tidegate/dev/answer" for entry in fake.published)
+
+
+def test_retained_command_is_no_command(micropython: MicroPython) -> None:
+    first = b"".join(
+        publish("tidegate/dev/down/cmd", b'{"id":%d,"cmd":"x"}' % retained, retained=retained)
+        for retained in (True, False)
+    )
+    with broker(Manner(first=first)) as fake:
+        result = go(micropython, fake)
+    all_arrived(fake, result)
+    assert result["answered"] == [{"id": 0, "cmd": "x"}]
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "OverflowError", "RuntimeError", "IndexError"])
+def test_command_that_raises_closes_nothing(micropython: MicroPython, error: str) -> None:
+    with broker(Manner(first=publish("tidegate/dev/down/cmd", b'{"id":"%s"}' % error.encode()))
+                ) as fake:  # fmt: skip
+        result = go(micropython, fake)
+    all_arrived(fake, result)
+    assert fake.connections == 1
+    assert "unreadable message" in result["output"]
 
 
 def test_unreadable_messages_change_nothing(micropython: MicroPython) -> None:

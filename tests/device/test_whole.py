@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import ssl
 import time
@@ -165,21 +166,26 @@ def test_commands_that_move_the_board(fake: FakeBroker, image: Path) -> None:
     commands = [
         {"id": 1, "cmd": "read", "sensor": "chip"},
         {"id": 2, "cmd": "identify", "for_s": 30},
-        {"id": 3, "cmd": "reboot"},
+        {"id": 3, "cmd": "identify", "for_s": math.inf},  # 1e400: no integer
+        {"id": 4, "cmd": "reboot"},
     ]
     fake.manners = [
         Manner(first=b"".join(
-            publish("tidegate/dev/down/cmd", json.dumps(command).encode()) for command in commands
+            publish("tidegate/dev/down/cmd",
+                    json.dumps(command).replace("Infinity", "1e400").encode())
+            for command in commands
         )),
         Manner(),
     ]  # fmt: skip
     settings = config(fake, led={"pin": 2}, sensors=[{"kind": "chip", "period_s": 3600}])
     with VirtualBoard(image=image, files=Path("device"), config=settings, heap_kb=96) as board:
-        answers = fake.wait_for("answer", 3)
+        answers = fake.wait_for("answer", 4)
         board.wait(r"^tidegate .* boot 2$")
         abouts = fake.wait_for("about", 2)
-    assert [answer["id"] for answer in answers] == [1, 2, 3]
-    assert all(answer["ok"] for answer in answers)
+    assert [(answer["id"], answer["ok"]) for answer in answers] == [
+        (1, True), (2, True), (3, False), (4, True)
+    ]  # fmt: skip
+    assert answers[2]["error"].startswith("OverflowError")
     assert answers[0]["count"] == 1
     assert {boot for boot, _ in fake.records} >= {1}
     assert len([record for record in fake.records if record[0] == 1]) >= 2, "read once more"

@@ -37,7 +37,7 @@ pytest_plugins = ["pytester"]
 
 HOST = "127.0.0.2"  # not the default, as a real bench's is not
 HOME = {
-    "device": "greenhouse-7", "board": "virtual", "wifi": {"ssid": "home", "password": "secret"},
+    "device": "greenhouse-7", "board": "virtual", "wifi": {"ssid": "home", "password": "secret-8"},
     "gateway": {"host": "127.0.0.1", "port": 1}, "tell": True,
     "sensors": [{"kind": "ds18b20", "name": "bed", "pin": 5, "period_s": 1}],
 }

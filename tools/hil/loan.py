@@ -108,8 +108,7 @@ def lend(port: str, device: str, host: str, gateway_port: int,
             files = deploy.contents(link, [], deploy.check_board(link, boards.load(board)))
             deploy.put(link, files, remove=deploy.stale(link, files))
         link.run(_LEND)
-        content = json.dumps(wanted, separators=(",", ":")).encode()
-        deploy.put(link, {SETTINGS: content})
+        deploy.put(link, {SETTINGS: provision.content_of(wanted)})
 
 
 def give_back(port: str) -> bool:

@@ -102,7 +102,7 @@ class VirtualBoard(Startable):
         files = self._files
         contents = firmware.collect(files) if isinstance(files, Path) else dict(files or {})
         if self.config:
-            contents["config.json"] = json.dumps(self.config).encode()
+            contents["config.json"] = json.dumps(self.config, ensure_ascii=False).encode()
         if contents:
             self.install(contents)
         self.power_on()

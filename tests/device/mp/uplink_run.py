@@ -2,10 +2,12 @@
 
 argv: a JSON object: port, records (to make, then wait until all are acknowledged), every_ms,
 qos, to_broker, fast (how much faster the firmware's clock runs), pid (to start from), idle_ms
-(to go on after the last), limit_ms. Times but every_ms are the firmware's.
+(to go on after the last), limit_ms. Times but every_ms are the firmware's. reset_on: the network
+resets the connection, once, while a packet with this text in it goes out.
 Prints the uplink's lines, then one JSON line.
 """
 
+import builtins
 import json
 import sys
 import time
@@ -17,7 +19,7 @@ from node.uplink import Uplink
 
 options = {"records": 20, "every_ms": 5, "qos": 0, "to_broker": False, "fast": 20, "pid": 0,
            "idle_ms": 0, "limit_ms": 100000, "keepalive_s": 30, "fill": 0,
-           "tls": False}  # fmt: skip
+           "tls": False, "reset_on": ""}  # fmt: skip
 options.update(json.loads(sys.argv[1]))
 FAST = options["fast"]
 start = time.ticks_ms()
@@ -67,6 +69,22 @@ def tls(kind):
     return context
 
 
+def reset_once(text):
+    from node.wire import Wire
+
+    real, done = Wire.flush, []
+
+    def flush(self):
+        if not done and text in bytes(self._out[: self._end]):
+            done.append(1)
+            raise OSError(104)
+        real(self)
+
+    Wire.flush = flush
+
+
+if options["reset_on"]:
+    reset_once(options["reset_on"].encode())
 answered = []
 
 
@@ -77,6 +95,8 @@ def about(out):
 
 def command(data):
     answered.append(data)
+    if isinstance(data["id"], str):  # the name of an error
+        raise getattr(builtins, data["id"])
     return {"v": 1, "ok": True, "id": data["id"]}
 
 
