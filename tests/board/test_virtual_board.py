@@ -259,9 +259,10 @@ def test_flash_that_is_erased_gets_a_file_system(make: Make) -> None:
     board.wait("^up$")
     board.power_cut()
     board.flash.erase()
+    mark = board.console.mark()
     board.power_on()
-    board.wait("Performing initial setup")
-    board.wait("MicroPython v")
+    board.wait("Performing initial setup", after=mark)
+    board.wait("MicroPython v", after=mark)
     board.power_cut()
     assert list(board.list_files()) == ["boot.py"]
 
