@@ -15,6 +15,8 @@ import logging
 import sqlite3
 import time
 from bisect import bisect_right
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -162,7 +164,8 @@ class Outbox:
             "SELECT count(*), ifnull(sum(length(topic) + length(payload)), 0), "
             f"ifnull(max(key & {mask}), 0) FROM now").fetchone()
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
-        newest = max([newest, *(last & mask for last in runs.values())])
+        newest = max([newest, *(last & mask for last in runs.values()),
+                      *(key & mask for key in pending.released)])
         seen = {(d, lf, b): s for d, lf, b, s in db.execute("SELECT * FROM seen")}
         retained = {t: (q, p) for t, q, p in
                     db.execute("SELECT topic, qos, payload FROM retained")}
@@ -196,7 +199,13 @@ class Outbox:
         """Commit what was made ready; see `apply`."""
         body, change, makes_room = record.body, record.change, record.makes_room
         if not self.is_quick(record):
-            self.flush()
+            try:
+                self.flush()
+            except OutboxError:
+                if not change.settles():
+                    raise
+                self._settle(change)
+                return
         if self.journal.room(body, reserve=makes_room):
             self.journal.append(body)
             self.pending.fold(change)
@@ -208,28 +217,49 @@ class Outbox:
             self.pending = Pending()
             raise
 
+    def _settle(self, change: Change) -> None:
+        """Take a change past a journal that is full and cannot be let go: a database that cannot
+        grow still deletes and marks rows. Raises OutboxError; a part may then be done."""
+        there, rest = self.pending.split(change)
+        self._transact(partial(database.settle, self._db, there))
+        self.pending.fold(there)
+        if not rest.ended and not rest.moved:
+            return
+        body = batches.encode(rest)
+        if not self.journal.room(body, reserve=True):
+            raise OutboxError(f"{self.path}: the journal is full and the database cannot grow")
+        self.journal.append(body)
+        self.pending.fold(rest)
+
     def flush(self) -> None:
         """Let the database take over all that the journal holds. Raises OutboxError."""
         if not self.pending and self.journal.empty():
             return
-        try:
-            self._write()
-        except sqlite3.Error:
-            # A log that cannot grow can begin anew once its pages are in the database.
-            try:
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                self._write()
-            except sqlite3.Error as error:
-                raise OutboxError(str(error)) from error
+        self._transact(self._write)
         self.pending = Pending()
         self.journal.begin(self.journal.generation + 1)
 
     def _write(self) -> None:
+        database.write(self._db, self.pending)
+        self._db.execute("UPDATE journal SET generation = ?", (self.journal.generation,))
+
+    def _transact(self, job: Callable[[], None]) -> None:
+        """Raises OutboxError, nothing then changed."""
+        try:
+            self._try(job)
+        except sqlite3.Error:
+            # A log that cannot grow can begin anew once its pages are in the database.
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._try(job)
+            except sqlite3.Error as error:
+                raise OutboxError(str(error)) from error
+
+    def _try(self, job: Callable[[], None]) -> None:
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
-            database.write(db, self.pending)
-            db.execute("UPDATE journal SET generation = ?", (self.journal.generation,))
+            job()
             db.execute("COMMIT")
         except sqlite3.Error:
             try:

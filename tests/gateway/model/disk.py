@@ -18,8 +18,8 @@ from gateway.commit import Committer, Pacer
 from gateway.drain import Drain
 from gateway.errors import OutboxError
 from gateway.journal import PAGE, RESERVE_BYTES
-from gateway.outbox import Outbox, Record
-from gateway.queue import Queue
+from gateway.outbox import Outbox, Record, Start
+from gateway.queue import Mids, Queue
 
 JOURNAL_BYTES = RESERVE_BYTES + 8 * PAGE
 T = TypeVar("T")
@@ -129,7 +129,18 @@ class HeldCommitter(Committer):
 
 
 class SmallQueue(Queue):
-    """Takes packet identifiers few at a time, since there are few."""
+    """Takes packet identifiers few at a time, since there are few.
+
+    put_aside: keys of rows that are to be set aside, perhaps not yet on disk.
+    """
+
+    def __init__(self, start: Start, max_bytes: int, mids: Mids) -> None:
+        super().__init__(start, max_bytes, mids)
+        self.put_aside: set[int] = set()
+
+    def set_aside(self, entry: Entry) -> tuple[int, int, int]:
+        self.put_aside.add(entry.key)
+        return super().set_aside(entry)
 
     def _more_room(self) -> bool:
         self._room = self._mids.take_mids(3)[::-1]
