@@ -139,6 +139,13 @@ class Pending:
         self.received: dict[tuple[str, int], bool] = {}
         self._old_keys: dict[int, int] = {}  # of `moved`, by new key
 
+    def copy(self) -> Pending:
+        """Another of the same, to be tried."""
+        made = Pending()
+        for name, value in vars(self).items():
+            setattr(made, name, value.copy())
+        return made
+
     def fold(self, change: Change) -> None:
         """Take over one more change."""
         rows = self.rows
@@ -172,7 +179,10 @@ class Pending:
         has there, and what is of rows that only the journal has."""
         rows, old = self.rows, self._old_keys
         ended = [key for first, last in change.ended for key in range(first, last + 1)]
-        there = Change([], change.released, runs(old.get(k, k) for k in ended if k not in rows),
+        # All that is released, so that the runs in the database grow instead of their number.
+        released = self.released.union(*(range(a, b + 1) for a, b in change.released)) \
+            if change.released else ()
+        there = Change([], runs(released), runs(old.get(k, k) for k in ended if k not in rows),
                        [(old.get(k, k), new, mid) for k, new, mid in change.moved
                         if k not in rows])
         return there, Change([], [], runs(k for k in ended if k in rows),

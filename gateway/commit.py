@@ -269,20 +269,25 @@ class Committer:
         QoS 2: no PUBREL goes out, no PUBCOMP comes, and the window stays full."""
         coming = {entry.key for entry in batch.insert}
         ready, later = _parted(finished, coming)
-        room = Batch(release=_entries(released), done=_entries(ready),
-                     drop=[key for key in batch.drop if key not in coming])
-        if room.empty():
-            return
+        if await self._applied(Batch(release=_entries(released))):
+            callbacks = _callbacks(released)
+            released.clear()
+            for callback in callbacks:
+                callback()
+        drop = [key for key in batch.drop if key not in coming]
+        if await self._applied(Batch(done=_entries(ready), drop=drop)):
+            batch.drop = [key for key in batch.drop if key in coming]
+            finished[:] = later
+            for callback in _callbacks(ready):
+                callback()
+
+    async def _applied(self, room: Batch) -> bool:
         try:
-            await self.read(lambda: self._outbox.apply(room))
+            if not room.empty():
+                await self.read(lambda: self._outbox.apply(room))
         except OutboxError:
-            return
-        batch.drop = [key for key in batch.drop if key in coming]
-        callbacks = _callbacks(released) + _callbacks(ready)
-        released.clear()
-        finished[:] = later
-        for callback in callbacks:
-            callback()
+            return False
+        return True
 
     def close(self) -> None:
         """Wait for the thread; close the outbox in it."""

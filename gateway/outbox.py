@@ -220,16 +220,24 @@ class Outbox:
     def _settle(self, change: Change) -> None:
         """Take a change past a journal that is full and cannot be let go: a database that cannot
         grow still deletes and marks rows. Raises OutboxError; a part may then be done."""
-        there, rest = self.pending.split(change)
+        before = self.pending
+        self.pending = before.copy()
+        self.pending.fold(change)
+        try:
+            self.flush()  # with what now is over, the rest may fit
+            return
+        except OutboxError:
+            self.pending = before
+        there, rest = before.split(change)
         self._transact(partial(database.settle, self._db, there))
-        self.pending.fold(there)
+        before.fold(there)
         if not rest.ended and not rest.moved:
             return
         body = batches.encode(rest)
         if not self.journal.room(body, reserve=True):
             raise OutboxError(f"{self.path}: the journal is full and the database cannot grow")
         self.journal.append(body)
-        self.pending.fold(rest)
+        before.fold(rest)
 
     def flush(self) -> None:
         """Let the database take over all that the journal holds. Raises OutboxError."""
@@ -278,8 +286,12 @@ class Outbox:
         """
         entries = self._unsent(after_key, limit)
         if len(entries) < limit and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
-            self.flush()
-            entries = self._unsent(after_key, limit)
+            try:
+                self.flush()
+                entries = self._unsent(after_key, limit)
+            except OutboxError:
+                if not entries:
+                    raise  # else these first: they make the room that the others need
         wanting = [entry for entry in entries if entry.qos]
         if not wanting:
             return entries
