@@ -17,7 +17,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 import msgspec
@@ -149,10 +149,11 @@ class Outbox:
                           "ORDER BY 1", (first, first))
         entries = [_entry(row) for row in rows]
         firsts = sorted(runs)
+        lasts = list(accumulate((runs[first] for first in firsts), max))  # runs may overlap
         for entry in entries:
             at = bisect_right(firsts, entry.key) - 1
             entry.released = entry.key in pending.released \
-                or (at >= 0 and entry.key <= runs[firsts[at]])
+                or (at >= 0 and entry.key <= lasts[at])
         received: dict[str, set[int]] = {}
         for client, mid in db.execute("SELECT client, mid FROM received"):
             received.setdefault(client, set()).add(mid)

@@ -125,6 +125,16 @@ def test_full_disk_drains_past_the_reserve_of_the_journal(path: Path) -> None:
     assert [e.mid for e in left if e.released] == [41, 160]
 
 
+def test_release_between_others_past_a_full_journal_is_remembered(path: Path) -> None:
+    outbox = stuck(path, in_database=0, in_journal=40)
+    while outbox.journal.room(bytes(1), reserve=True):
+        outbox.apply(Batch(release=[entry(20)]))
+    for n in (30, 29, 31):
+        outbox.apply(Batch(release=[entry(n)]))
+    left = crashed(outbox).start().entries
+    assert [e.mid for e in left if e.released] == [20, 29, 30, 31]
+
+
 def test_what_only_a_full_journal_has_is_released_and_goes_together(path: Path) -> None:
     outbox = stuck(path, in_database=0, in_journal=200)
     numbers = range(1, 201)
