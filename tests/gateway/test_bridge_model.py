@@ -52,7 +52,7 @@ def expected(options: Options) -> list[str]:
     names = ["early sends", "late sends", "superseded"]
     names += ["PUBRELs after a reconnect"] * (options.max_qos == 2)
     names += ["crashes"] * options.crash
-    names += ["failed commits", "full disks drained"] * options.full
+    names += ["failed commits", "full disks drained", "past the journal"] * options.full
     names += ["set aside"] * (options.big or options.refuse)
     names += [*POLICIES, "reject"] * options.policies
     return names

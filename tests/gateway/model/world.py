@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import bridge, commit, drain, flight, queue
+from gateway import bridge, commit, drain, flight, journal, queue
 from gateway.batch import LANE_SHIFT, Row
 from gateway.commit import Pacer
 from gateway.config import Config, ListenerConfig, OutboxConfig
@@ -26,7 +26,7 @@ from gateway.upstream import Upstream
 from gateway.wire import Packet
 from model.broker import Broker, Link
 from model.devices import Device, Peer, Records
-from model.disk import CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
+from model.disk import RESERVE_BYTES, CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
 from model.house import House, routes
 from model.rules import Options, hold
 
@@ -46,7 +46,7 @@ class World:
         self.trace: list[str] = []
         self.reached: Counter[str] = Counter()
         self.flooded = self.brisk = False
-        self.disk = Disk(self.reached)
+        self.disk = Disk(self.rng, self.reached)
         self.broker = Broker(self.rng, options, self.reached)
         self.devices = [Device(index, options) for index in range(3)]
         self.records = Records()
@@ -59,6 +59,7 @@ class World:
         """Make everything small, so that a short run meets every limit, and nothing timed."""
         patch = self._patch
         patch.setattr(flight, "MIDS", MIDS)
+        patch.setattr(journal, "RESERVE_BYTES", RESERVE_BYTES)
         patch.setattr(queue, "LIVE_MOST", 8)
         patch.setattr(drain, "CHUNK", 6)
         patch.setattr(drain, "RETRY_S", 0)
