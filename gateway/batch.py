@@ -115,6 +115,10 @@ class Change(Struct, array_like=True):
     wills: list[tuple[str, tuple[str, int, bool, bytes] | None]] = []
     received: list[tuple[str, int, bool]] = []
 
+    def settles(self) -> bool:
+        """Whether it only says what became of messages that are there."""
+        return not (self.rows or self.seen or self.retained or self.wills or self.received)
+
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Change).decode  # raises msgspec.MsgspecError
@@ -138,6 +142,13 @@ class Pending:
         self.wills: dict[str, tuple[str, int, bool, bytes] | None] = {}
         self.received: dict[tuple[str, int], bool] = {}
         self._old_keys: dict[int, int] = {}  # of `moved`, by new key
+
+    def copy(self) -> Pending:
+        """Another of the same, to be tried."""
+        made = Pending()
+        for name, value in vars(self).items():
+            setattr(made, name, value.copy())
+        return made
 
     def fold(self, change: Change) -> None:
         """Take over one more change."""
@@ -166,6 +177,20 @@ class Pending:
         self.retained.update(change.retained)
         self.wills.update(change.wills)
         self.received.update({(client, mid): there for client, mid, there in change.received})
+
+    def split(self, change: Change) -> tuple[Change, Change]:
+        """Of a change that settles: what the database can take as it stands, with the keys that it
+        has there, and what is of rows that only the journal has."""
+        rows, old = self.rows, self._old_keys
+        ended = [key for first, last in change.ended for key in range(first, last + 1)]
+        # All that is released, so that the runs in the database grow instead of their number.
+        released = self.released.union(*(range(a, b + 1) for a, b in change.released)) \
+            if change.released else ()
+        there = Change([], runs(released), runs(old.get(k, k) for k in ended if k not in rows),
+                       [(old.get(k, k), new, mid) for k, new, mid in change.moved
+                        if k not in rows])
+        return there, Change([], [], runs(k for k in ended if k in rows),
+                             [move for move in change.moved if move[0] in rows])
 
     def touches(self, key: int) -> bool:
         """Whether the row of the database with this key is no longer as it stands there."""

@@ -43,6 +43,7 @@ DONE_MOST = 500
 ENTRY_BYTES = 300  # that a message takes in memory beside its texts and payload
 T = TypeVar("T")
 Callback = Callable[[], None]
+Part = tuple[list[Entry], Callback]  # of a batch: to be called once these are in it on disk
 
 
 class Pacer:
@@ -108,6 +109,7 @@ class Committer:
         self.longest_ms = 0.0
         self._outbox, self._pacer = outbox, pacer
         self._after: list[Callback] = []
+        self._released: list[Part] = []  # for the next batch
         self._thread = ThreadPoolExecutor(1, "outbox")
         self._reading = 0  # jobs in the thread: the outbox has one user at a time
         self._sync_s = 1.0  # average time of a commit; slow until shown to be fast
@@ -116,7 +118,7 @@ class Committer:
         self._idle.set()
         self._stopping = False
         self.done: list[Entry] = []  # delivered, not yet deleted on disk
-        self._after_done: list[Callback] = []
+        self._finished: list[Part] = []  # the same, with their callbacks
         self._lazy: asyncio.TimerHandle | None = None
 
     def insert(self, entries: list[Entry]) -> None:
@@ -130,10 +132,14 @@ class Committer:
 
     def release(self, entries: list[Entry], callback: Callback) -> None:
         """Note that the upstream has these; call back when that is on disk. They count as traffic:
-        a draining backlog is busy though nothing comes in."""
-        self.batch.release += entries
+        a draining backlog is busy though nothing comes in.
+
+        Their rows are on disk: at QoS 2 nothing is sent before that. So the note may get there
+        ahead of rows that wait, see `_make_room`.
+        """
+        self._released.append((entries, callback))
         self._pacer.arrived(len(entries), time.monotonic())
-        self.after(callback)
+        self.wake()
 
     def after(self, callback: Callback) -> None:
         """Call back once all that was added so far is on disk."""
@@ -149,7 +155,7 @@ class Committer:
         allowed.
         """
         self.done += entries
-        self._after_done.append(callback)
+        self._finished.append((entries, callback))
         if soon or len(self.done) >= DONE_MOST:
             self.wake()
         elif self._lazy is None:
@@ -192,32 +198,31 @@ class Committer:
                 # Look again soon: a burst or a waiting client ends the wait early.
                 await asyncio.sleep(min(delay_s, LOOK_S))
             self._wake.clear()
-            if self.done:
-                self._collect_done()
+            if self._lazy is not None:
+                self._lazy.cancel()
+                self._lazy = None
             self._pacer.arrived(len(self.batch.insert), time.monotonic())
             self.flooded = self._pacer.flooded()
-            batch, after = self.batch, self._after
+            batch, after, released = self.batch, self._after, self._released
+            finished = self._finished
             self.payload_bytes += self.waiting_bytes
             self.batch, self._after, self.waiting_bytes, self.held_bytes = Batch(), [], 0, 0
-            await self._commit(batch)
+            self._released, self._finished, self.done = [], [], []
+            await self._commit(batch, released, finished)
             self._pacer.committed(time.monotonic())
-            for callback in after:
+            for callback in (*_callbacks(released), *after, *_callbacks(finished)):
                 callback()
             if not self._wake.is_set():
                 self._idle.set()
 
-    def _collect_done(self) -> None:
-        self.batch.done += self.done
-        self._after += self._after_done
-        self.done, self._after_done = [], []
-        if self._lazy is not None:
-            self._lazy.cancel()
-            self._lazy = None
-
-    async def _commit(self, batch: Batch) -> None:
+    async def _commit(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:
         """Commit, and where the disk will not have it, wait and try again: nobody is told
-        "it is safe" meanwhile. What only makes room is tried on its own."""
-        while not batch.empty():
+        "it is safe" meanwhile. What needs no room is tried on its own, see `_make_room`, and is
+        then no longer among `released` and `finished`."""
+        while True:
+            batch.release, batch.done = _entries(released), _entries(finished)
+            if batch.empty():
+                break
             began = time.monotonic()
             try:
                 record = Record(batch.change())
@@ -230,23 +235,16 @@ class Committer:
                 if self.failing is None:
                     log.error("cannot write, acknowledging nothing reason=%r", str(error))
                 self.failing = str(error)
-                # What was delivered meanwhile makes room too, but for what comes with the next
-                # batch only; the callbacks run with that one's, when all of it is on disk.
-                coming = {entry.key for entry in self.batch.insert}
-                batch.done += [entry for entry in self.done if entry.key not in coming]
-                self.done = [entry for entry in self.done if entry.key in coming]
-                self._after += self._after_done
-                self._after_done = []
-                self._wake.set()
-                await self._make_room(batch)
+                self._bring_forward(batch, released, finished)
+                await self._make_room(batch, released, finished)
                 await asyncio.sleep(RETRY_S)
                 continue
             self.commits += 1
             self.longest_ms = max(self.longest_ms, (time.monotonic() - began) * 1000)
-            if self.failing is not None:
-                log.warning("writing again")
-                self.failing = None
-            return
+            break
+        if self.failing is not None:
+            log.warning("writing again")
+            self.failing = None
 
     def _fast(self) -> bool:
         """Whether a commit here and now is sure not to hold the event loop up."""
@@ -257,20 +255,70 @@ class Committer:
         self._outbox.commit(record)
         self._sync_s += 0.1 * (time.perf_counter() - began_s - self._sync_s)
 
-    async def _make_room(self, batch: Batch) -> None:
+    def _bring_forward(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:
+        """Let what was released, delivered and dropped meanwhile come with a batch that waits for
+        room, but for the deletion of what is only in the next batch."""
+        released += self._released
+        gathering = self.batch
+        coming = {entry.key for entry in gathering.insert}
+        ready, later = _parted(self._finished, coming)
+        finished += ready
+        batch.drop += [key for key in gathering.drop if key not in coming]
+        gathering.drop = [key for key in gathering.drop if key in coming]
+        self._released, self._finished, self.done = [], later, _entries(later)
+        self._wake.set()
+
+    async def _make_room(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:
+        """Commit of a batch what makes room, and the releases, without which nothing makes room at
+        QoS 2: no PUBREL goes out, no PUBCOMP comes, and the window stays full."""
         coming = {entry.key for entry in batch.insert}
-        room = Batch(done=[entry for entry in batch.done if entry.key not in coming],
-                     drop=[key for key in batch.drop if key not in coming])
-        if room.empty():
-            return
+        ready, later = _parted(finished, coming)
+        if await self._applied(Batch(release=_entries(released))):
+            callbacks = _callbacks(released)
+            released.clear()
+            for callback in callbacks:
+                callback()
+        drop = [key for key in batch.drop if key not in coming]
+        if await self._applied(Batch(done=_entries(ready), drop=drop)):
+            batch.drop = [key for key in batch.drop if key in coming]
+            finished[:] = later
+            for callback in _callbacks(ready):
+                callback()
+
+    async def _applied(self, room: Batch) -> bool:
         try:
-            await self.read(lambda: self._outbox.apply(room))
+            if not room.empty():
+                await self.read(lambda: self._outbox.apply(room))
         except OutboxError:
-            return
-        batch.done = [entry for entry in batch.done if entry.key in coming]
-        batch.drop = [key for key in batch.drop if key in coming]
+            return False
+        return True
 
     def close(self) -> None:
         """Wait for the thread; close the outbox in it."""
         self._thread.submit(self._outbox.close)
         self._thread.shutdown()
+
+
+def _entries(parts: list[Part]) -> list[Entry]:
+    return [entry for entries, _ in parts for entry in entries]
+
+
+def _callbacks(parts: list[Part]) -> list[Callback]:
+    return [callback for _, callback in parts]
+
+
+def _parted(parts: list[Part], coming: set[int]) -> tuple[list[Part], list[Part]]:
+    """What does not wait for a row among `coming`, and what does; the callback goes with that."""
+    ready: list[Part] = []
+    later: list[Part] = []
+    for entries, callback in parts:
+        waiting = [entry for entry in entries if entry.key in coming]
+        if waiting:
+            later.append((waiting, callback))
+            entries, callback = [e for e in entries if e.key not in coming], _nothing
+        ready.append((entries, callback))
+    return ready, later
+
+
+def _nothing() -> None:
+    """The callback of those whose part is not complete."""

@@ -15,7 +15,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from gateway.batch import Pending, runs
+from gateway.batch import Change, Pending, runs
 from gateway.errors import OutboxError
 
 SCHEMA_VERSION = 2
@@ -23,6 +23,8 @@ PAGE_BYTES = 1024
 WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
 COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
 
+_RELEASE = ("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
+            "last = max(last, excluded.last)")
 _JOURNAL = "CREATE TABLE journal(generation INTEGER);"
 _SCHEMA = f"""
 CREATE TABLE msg(key INTEGER PRIMARY KEY, mid INTEGER, qos INTEGER, retain INTEGER,
@@ -110,8 +112,7 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
     db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", _moves(pending))
     db.executemany("INSERT INTO msg VALUES(?,?,?,?,?,?,?,?,?)",
                    sorted(pending.rows.values()))
-    db.executemany("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
-                   "last = max(last, excluded.last)", runs(pending.released))
+    db.executemany(_RELEASE, runs(pending.released))
     if pending.ended:
         prune(db)
     db.executemany("INSERT OR REPLACE INTO seen VALUES(?,?,?,?)",
@@ -131,6 +132,14 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
             db.execute("DELETE FROM will WHERE client = ?", (client,))
         else:
             db.execute("INSERT OR REPLACE INTO will VALUES(?,?,?,?,?)", (client, *will))
+
+
+def settle(db: sqlite3.Connection, change: Change) -> None:
+    """Within a transaction, ahead of the journal: what became of rows that are here. To read the
+    journal after it changes nothing. Released runs may be of rows yet to come: no pruning."""
+    db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", change.ended)
+    db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", change.moved)
+    db.executemany(_RELEASE, change.released)
 
 
 def _moves(pending: Pending) -> list[tuple[int, int, int]]:

@@ -137,7 +137,7 @@ class Drain:
             self._set_aside(entry, keep_mid=False)
 
     def _released(self, entries: list[Entry]) -> None:
-        parts = self.flight.released(entries)
+        parts = self.flight.released(entries, time.monotonic())
         if parts:
             self._write(parts)
 

@@ -20,7 +20,7 @@ The rules (OASIS MQTT 3.1.1 and 5.0, sections 4.3 and 4.4):
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
+from operator import attrgetter
 
 from msgspec import Struct, field
 
@@ -269,22 +269,25 @@ class Flight:
         self._open -= 1
         progress.refused.append((entry, reason))
 
-    def released(self, entries: list[Entry]) -> list[bytes]:
+    def released(self, entries: list[Entry], now_s: float) -> list[bytes]:
         """`released` of these is on disk: their PUBRELs, where the session still stands."""
         parts = []
         for entry in entries:
             if not entry.released:
                 entry.released = True
                 if self.connected and self.in_flight.get(entry.mid) is entry:
+                    entry.sent_s = entry.sent_s and now_s  # the upstream's turn begins again
                     parts.append(encode_ack(PUBREL, entry.mid))
         return parts
 
     def overdue(self, now_s: float, limit_s: float) -> Entry | None:
-        """The entry that waits longest for its acknowledgement, if that is over limit_s."""
-        for entry in islice(self.in_flight.values(), 1):
-            if entry.sent_s and now_s - entry.sent_s > limit_s:
-                return entry
-        return None
+        """The entry that waits longest for its acknowledgement, if that is over limit_s.
+
+        Where the upstream's PUBREC came and `released` is not on disk yet, it is our turn.
+        """
+        waiting = [e for e in self.in_flight.values() if e.sent_s and (e.released or not e.taken)]
+        oldest = min(waiting, key=attrgetter("sent_s"), default=None)
+        return oldest if oldest is not None and now_s - oldest.sent_s > limit_s else None
 
     def give_up(self, entry: Entry) -> bool:
         """Blame an entry whose acknowledgement never came while later ones did; True when it

@@ -15,7 +15,9 @@ import logging
 import sqlite3
 import time
 from bisect import bisect_right
-from itertools import islice
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 
 import msgspec
@@ -150,10 +152,11 @@ class Outbox:
                           "ORDER BY 1", (first, first))
         entries = [_entry(row) for row in rows]
         firsts = sorted(runs)
+        lasts = list(accumulate((runs[first] for first in firsts), max))  # runs may overlap
         for entry in entries:
             at = bisect_right(firsts, entry.key) - 1
             entry.released = entry.key in pending.released \
-                or (at >= 0 and entry.key <= runs[firsts[at]])
+                or (at >= 0 and entry.key <= lasts[at])
         received: dict[str, set[int]] = {}
         for client, mid in db.execute("SELECT client, mid FROM received"):
             received.setdefault(client, set()).add(mid)
@@ -165,7 +168,8 @@ class Outbox:
             f"SELECT count(*), ifnull(sum({SIZE}), 0), "
             f"ifnull(max(key & {mask}), 0) FROM now").fetchone()
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
-        newest = max([newest, *(last & mask for last in runs.values())])
+        newest = max([newest, *(last & mask for last in runs.values()),
+                      *(key & mask for key in pending.released)])
         seen = {(d, lf, b): s for d, lf, b, s in db.execute("SELECT * FROM seen")}
         retained = {t: (q, p) for t, q, p in
                     db.execute("SELECT topic, qos, payload FROM retained")}
@@ -199,7 +203,13 @@ class Outbox:
         """Commit what was made ready; see `apply`."""
         body, change, makes_room = record.body, record.change, record.makes_room
         if not self.is_quick(record):
-            self.flush()
+            try:
+                self.flush()
+            except OutboxError:
+                if not change.settles():
+                    raise
+                self._settle(change)
+                return
         if self.journal.room(body, reserve=makes_room):
             self.journal.append(body)
             self.pending.fold(change)
@@ -211,28 +221,57 @@ class Outbox:
             self.pending = Pending()
             raise
 
+    def _settle(self, change: Change) -> None:
+        """Take a change past a journal that is full and cannot be let go: a database that cannot
+        grow still deletes and marks rows. Raises OutboxError; a part may then be done."""
+        before = self.pending
+        self.pending = before.copy()
+        self.pending.fold(change)
+        try:
+            self.flush()  # with what now is over, the rest may fit
+            return
+        except OutboxError:
+            self.pending = before
+        there, rest = before.split(change)
+        self._transact(partial(database.settle, self._db, there))
+        before.fold(there)
+        if not rest.ended and not rest.moved:
+            return
+        body = batches.encode(rest)
+        if not self.journal.room(body, reserve=True):
+            raise OutboxError(f"{self.path}: the journal is full and the database cannot grow")
+        self.journal.append(body)
+        before.fold(rest)
+
     def flush(self) -> None:
         """Let the database take over all that the journal holds. Raises OutboxError."""
         if not self.pending and self.journal.empty():
             return
-        try:
-            self._write()
-        except sqlite3.Error:
-            # A log that cannot grow can begin anew once its pages are in the database.
-            try:
-                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                self._write()
-            except sqlite3.Error as error:
-                raise OutboxError(str(error)) from error
+        self._transact(self._write)
         self.pending = Pending()
         self.journal.begin(self.journal.generation + 1)
 
     def _write(self) -> None:
+        database.write(self._db, self.pending)
+        self._db.execute("UPDATE journal SET generation = ?", (self.journal.generation,))
+
+    def _transact(self, job: Callable[[], None]) -> None:
+        """Raises OutboxError, nothing then changed."""
+        try:
+            self._try(job)
+        except sqlite3.Error:
+            # A log that cannot grow can begin anew once its pages are in the database.
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                self._try(job)
+            except sqlite3.Error as error:
+                raise OutboxError(str(error)) from error
+
+    def _try(self, job: Callable[[], None]) -> None:
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
-            database.write(db, self.pending)
-            db.execute("UPDATE journal SET generation = ?", (self.journal.generation,))
+            job()
             db.execute("COMMIT")
         except sqlite3.Error:
             try:
@@ -252,8 +291,12 @@ class Outbox:
         """
         entries, enough = self._unsent(after_key, limit)
         if not enough and any(key >> LANE_SHIFT == BACKLOG for key in self.pending.rows):
-            self.flush()
-            entries, _ = self._unsent(after_key, limit)
+            try:
+                self.flush()
+                entries, _ = self._unsent(after_key, limit)
+            except OutboxError:
+                if not entries:
+                    raise  # else these first: they make the room that the others need
         wanting = [entry for entry in entries if entry.qos]
         if not wanting:
             return entries

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import gateway.bridge
-import gateway.commit
-from gateway import wire
+from gateway import commit, wire
 from gateway.errors import OutboxError
+from gateway.journal import PAGE, RESERVE_BYTES
 from gateway.outbox import Outbox, Record
 from tools.fake_broker import FakeBroker
 from tools.gateway_thread import GatewayThread, Make
@@ -318,21 +318,22 @@ def test_device_gets_no_acknowledgement_for_a_batch_without_room(make: Make) -> 
         assert gateway.status()["counts"]["records"] == last
 
 
-def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Make) -> None:
-    gateway = make(free_port(), outbox="commit_ms = 0")
+def most_pages(gateway: GatewayThread, count: int) -> None:
+    """Let the database grow no further; 1 for as it is."""
     bridge = gateway.bridge
     assert bridge is not None
+    gateway.call(lambda: bridge.committer.read(
+        lambda: bridge.outbox._db.execute(f"PRAGMA max_page_count={count}").fetchall()))
 
-    def most_pages(count: int) -> None:
-        gateway.call(lambda: bridge.committer.read(
-            lambda: bridge.outbox._db.execute(f"PRAGMA max_page_count={count}").fetchall()))
 
+def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Make) -> None:
+    gateway = make(free_port(), outbox="commit_ms = 0")
     with RawClient(gateway.port) as client, RawClient(gateway.port) as other:
         client.open("c")
         other.open("other")
         client.send(publish("t", b"fits", 1, 1))
         assert client.read() == (0x40, b"\x00\x01")
-        most_pages(1)  # SQLite then takes what it has already, and the journal has an end
+        most_pages(gateway, 1)  # SQLite then takes what it has already, and the journal has an end
         mid = 1
         while gateway.status()["disk"] == "ok":
             mid += 1
@@ -346,7 +347,7 @@ def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Mak
         assert other.read() == (0xD0, b"")
         client.send(publish("t", b"more", 1, mid + 1) + b"\xc0\x00")
         assert client.read() == (0xD0, b"")  # before any PUBACK
-        most_pages(100_000)
+        most_pages(gateway, 100_000)
         assert acks(client, 2) == [mid, mid + 1]
     gateway.wait_for("disk", "ok")
     assert gateway.status()["depth"] == mid + 1
@@ -357,15 +358,15 @@ def test_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room(make: Mak
 def test_empty_messages_are_not_read_for_ever_while_nothing_can_be_written(
         make: Make, monkeypatch: pytest.MonkeyPatch, topic: str, total: int) -> None:
     monkeypatch.setattr(gateway.bridge, "HELD_BYTES", 1_000_000)
-    monkeypatch.setattr(gateway.commit, "RETRY_S", 0.05)
+    monkeypatch.setattr("gateway.commit.RETRY_S", 0.05)
     inner, full = Outbox.commit, threading.Event()
 
-    def commit(outbox: Outbox, record: Record) -> None:
+    def refusing(outbox: Outbox, record: Record) -> None:
         if full.is_set():
             raise OutboxError("the disk is full")
         inner(outbox, record)
 
-    monkeypatch.setattr(Outbox, "commit", commit)
+    monkeypatch.setattr(Outbox, "commit", refusing)
     made = make(free_port(), outbox="commit_ms = 0")
     assert made.bridge is not None
     counts, committer, listener = made.bridge.counts, made.bridge.committer, made.bridge.listener
@@ -382,6 +383,26 @@ def test_empty_messages_are_not_read_for_ever_while_nothing_can_be_written(
         writer.join()
         assert client.read() == (0xD0, b"")
         made.wait_for("depth", total)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_full_disk_drains_without_more_room(make: Make, late_upstream: Mosquitto, qos: int,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the window and the reserve of the journal are good for, one round each."""
+    monkeypatch.setattr(commit, "RETRY_S", 0.05)
+    gateway = make(late_upstream.port, outbox="commit_ms = 0", upstream="inflight = 5",
+                   routes=f"[[route]]\nupgrade = {qos}\n")
+    with RawClient(gateway.port) as client:
+        client.open("filler")
+        most_pages(gateway, 1)
+        count = fill(client, "a/b", 20_000)
+        assert count > 5 * RESERVE_BYTES / PAGE
+        assert gateway.status()["disk"] != "ok"
+        late_upstream.start()
+        assert client.read(30) == (0x40, (count + 1).to_bytes(2, "big"))
+    gateway.wait_for("depth", 0)
+    status = gateway.status()
+    assert (status["disk"], status["refused"], status["upstream_connects"]) == ("ok", 0, 1)
 
 
 def test_what_was_taken_is_acknowledged_though_an_equal_message_was_not(

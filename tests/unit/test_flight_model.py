@@ -131,7 +131,7 @@ class Gateway(RuleBasedStateMachine):
         if what == "insert":
             self.flight.add(entries)
         elif what == "release":
-            self.to_broker.extend(self.flight.released(entries))
+            self.to_broker.extend(self.flight.released(entries, self.now_s))
         elif what == "done":
             self.flight.free_mids([entry.mid for entry in entries])
 

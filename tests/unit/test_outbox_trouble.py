@@ -12,7 +12,7 @@ from outboxes import SMALL, crashed, entry, reopened
 
 from gateway.batch import Batch
 from gateway.errors import OutboxError
-from gateway.journal import PAGE
+from gateway.journal import PAGE, RESERVE_BYTES
 from gateway.outbox import Outbox
 from gateway.routes import BACKLOG
 
@@ -86,6 +86,94 @@ def test_backlog_is_not_loaded_half_on_a_full_disk(path: Path) -> None:
     assert mids == [7, 8, 9]
     outbox._db.execute("PRAGMA query_only=0")
     assert [e.mid for e in outbox.load(0, 3, mids)] == [9, 8, 7]
+
+
+def full(outbox: Outbox) -> None:
+    """The database can grow no more."""
+    pages = outbox._db.execute("PRAGMA page_count").fetchone()[0]
+    outbox._db.execute(f"PRAGMA max_page_count={pages}")
+
+
+def stuck(path: Path, in_database: int, in_journal: int) -> Outbox:
+    """Messages in both, numbered from 1, and those in the journal do not fit into the database."""
+    outbox = Outbox(path, RESERVE_BYTES + in_journal * PAGE)
+    numbers = range(1, in_database + in_journal + 1)
+    entries = [entry(n, mid=n, payload=bytes(2000)) for n in numbers]
+    if in_database:
+        outbox.apply(Batch(insert=entries[:in_database]))
+        outbox.flush()
+    full(outbox)
+    for made in entries[in_database:]:
+        outbox.apply(Batch(insert=[made]))
+    with pytest.raises(OutboxError, match="full"):
+        outbox.apply(Batch(insert=[entry(99_999)]))
+    return outbox
+
+
+def test_full_disk_drains_past_the_reserve_of_the_journal(path: Path) -> None:
+    outbox = stuck(path, in_database=100, in_journal=60)
+    reserve = RESERVE_BYTES // PAGE
+    for n in range(1, 41):
+        outbox.apply(Batch(release=[entry(n)]))
+        outbox.apply(Batch(done=[entry(n)]))
+    assert not outbox.journal.room(bytes(1), reserve=True)  # 80 commits, and it took 16
+    assert reserve < 80
+    outbox.apply(Batch(release=[entry(41), entry(160)]))  # in the database, in the journal
+    outbox = crashed(outbox)
+    left = outbox.start().entries
+    assert [e.mid for e in left] == list(range(41, 161))
+    assert [e.mid for e in left if e.released] == [41, 160]
+
+
+def test_release_between_others_past_a_full_journal_is_remembered(path: Path) -> None:
+    outbox = stuck(path, in_database=0, in_journal=40)
+    while outbox.journal.room(bytes(1), reserve=True):
+        outbox.apply(Batch(release=[entry(20)]))
+    for n in (30, 29, 31):
+        outbox.apply(Batch(release=[entry(n)]))
+    left = crashed(outbox).start().entries
+    assert [e.mid for e in left if e.released] == [20, 29, 30, 31]
+
+
+def test_what_only_a_full_journal_has_is_released_and_goes_together(path: Path) -> None:
+    outbox = stuck(path, in_database=0, in_journal=200)
+    numbers = range(1, 201)
+    for n in numbers:
+        outbox.apply(Batch(release=[entry(n)]))
+    assert outbox._db.execute("SELECT count(*) FROM released").fetchone()[0] < 5
+    with pytest.raises(OutboxError, match="full"):
+        outbox.apply(Batch(done=[entry(1)]))
+    left = crashed(outbox).start().entries
+    assert [e.mid for e in left if e.released] == list(numbers)
+
+
+def test_full_journal_is_let_go_once_what_is_left_fits(path: Path) -> None:
+    outbox = stuck(path, in_database=0, in_journal=200)
+    for n in range(1, 18):
+        outbox.apply(Batch(release=[entry(n)]))
+    outbox.apply(Batch(done=[entry(n) for n in range(1, 201)]))
+    assert outbox.journal.empty()
+    assert crashed(outbox).start().entries == []
+
+
+def test_number_of_a_released_message_is_not_used_again(path: Path) -> None:
+    outbox = Outbox(path)
+    outbox.apply(Batch(insert=[entry(7, mid=7)]))
+    outbox.flush()
+    outbox.apply(Batch(release=[entry(7)]))
+    outbox._db.execute("DELETE FROM msg")  # as past a full journal, see Outbox._settle
+    assert outbox.start().next_id == 8
+
+
+def test_backlog_is_loaded_though_what_follows_has_no_room(path: Path) -> None:
+    outbox = Outbox(path, SMALL)
+    outbox.apply(Batch(insert=[entry(n, BACKLOG, payload=bytes(2000)) for n in range(1, 4)]))
+    outbox.flush()
+    full(outbox)
+    outbox.apply(Batch(insert=[entry(4, BACKLOG, payload=bytes(2000))]))
+    mids = [6, 7, 8, 9]
+    assert [e.mid for e in outbox.load(0, 4, mids)] == [9, 8, 7]
+    assert mids == [6]
 
 
 FILE_LIMIT = """

@@ -7,28 +7,32 @@ later: a crash in between leaves on the disk what nobody was told of.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gateway import database
-from gateway.batch import Entry, Row
+from gateway.batch import Change, Entry, Row
 from gateway.commit import Committer, Pacer
 from gateway.drain import Drain
 from gateway.errors import OutboxError
-from gateway.journal import PAGE, RESERVE_BYTES
-from gateway.outbox import Outbox, Record
-from gateway.queue import Queue
+from gateway.journal import PAGE
+from gateway.outbox import Outbox, Record, Start
+from gateway.queue import Mids, Queue
 
+RESERVE_BYTES = 2 * PAGE  # of the journal
 JOURNAL_BYTES = RESERVE_BYTES + 8 * PAGE
+FITS = 0.1  # of the tries: what a journal holds fits into the database of a full disk
 T = TypeVar("T")
 
 
 class Disk:
     """full: it takes only what makes room; broken: not even that. age_s: the outbox's clock."""
 
-    def __init__(self, reached: Counter[str]) -> None:
+    def __init__(self, rng: random.Random, reached: Counter[str]) -> None:
+        self.rng = rng
         self.full = self.broken = False
         self.age_s = 0
         self.reached = reached
@@ -94,8 +98,14 @@ class DiskOutbox(Outbox):
         super().commit(record)
 
     def flush(self) -> None:
-        self._disk.check(makes_room=True)
+        disk = self._disk
+        disk.check(makes_room=not (disk.full and self.pending.rows) or disk.rng.random() < FITS)
         super().flush()
+
+    def _settle(self, change: Change) -> None:
+        self._disk.check(makes_room=True)
+        self._disk.reached["past the journal"] += 1
+        super()._settle(change)
 
     def rows(self) -> list[Row]:
         """All that is on the disk, by key."""
@@ -129,7 +139,18 @@ class HeldCommitter(Committer):
 
 
 class SmallQueue(Queue):
-    """Takes packet identifiers few at a time, since there are few."""
+    """Takes packet identifiers few at a time, since there are few.
+
+    put_aside: keys of rows that are to be set aside, perhaps not yet on disk.
+    """
+
+    def __init__(self, start: Start, max_bytes: int, mids: Mids) -> None:
+        super().__init__(start, max_bytes, mids)
+        self.put_aside: set[int] = set()
+
+    def set_aside(self, entry: Entry) -> tuple[int, int, int]:
+        self.put_aside.add(entry.key)
+        return super().set_aside(entry)
 
     def _more_room(self) -> bool:
         self._room = self._mids.take_mids(3)[::-1]

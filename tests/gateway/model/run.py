@@ -116,6 +116,11 @@ async def _live(world: World, steps: int) -> None:
     possible = Steps(world)
     for _ in range(steps):
         await possible.step()
+    if world.options.full:
+        world.disk.full = True
+        for _ in range(5):
+            possible.message()
+        await world.drain_full()
     await world.settle()
     ends.check(world)
     hold(not errors, f"an exception nobody took: {errors}")

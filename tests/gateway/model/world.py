@@ -15,16 +15,18 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import bridge, commit, drain, flight, outbox, queue
+from gateway import bridge, commit, drain, flight, journal, outbox, queue
+from gateway.batch import LANE_SHIFT, Row
 from gateway.commit import Pacer
 from gateway.config import Config, ListenerConfig, OutboxConfig
 from gateway.flight import Limits
 from gateway.links import UpstreamConfig
+from gateway.routes import REFUSED
 from gateway.upstream import Upstream
 from gateway.wire import Packet
 from model.broker import Broker, Link
 from model.devices import Device, Peer, Records
-from model.disk import CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
+from model.disk import RESERVE_BYTES, CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
 from model.house import House, routes
 from model.rules import Options, hold
 
@@ -44,7 +46,7 @@ class World:
         self.trace: list[str] = []
         self.reached: Counter[str] = Counter()
         self.flooded = self.brisk = False
-        self.disk = Disk(self.reached)
+        self.disk = Disk(self.rng, self.reached)
         self.broker = Broker(self.rng, options, self.reached)
         self.devices = [Device(index, options) for index in range(3)]
         self.records = Records()
@@ -57,6 +59,7 @@ class World:
         """Make everything small, so that a short run meets every limit, and nothing timed."""
         patch = self._patch
         patch.setattr(flight, "MIDS", MIDS)
+        patch.setattr(journal, "RESERVE_BYTES", RESERVE_BYTES)
         patch.setattr(queue, "LIVE_MOST", 8)
         patch.setattr(drain, "CHUNK", 6)
         patch.setattr(outbox, "LOAD_BYTES", 20)  # of payload
@@ -188,6 +191,30 @@ class World:
 
     # --- the end
 
+    async def drain_full(self) -> None:
+        """The disk takes no new rows any more; check that what is on it goes upstream."""
+        self.trace.append("the disk stays full")
+        self.disk.full, self.disk.broken = True, False
+        self.flooded = self.broker.refuses = False
+        self._patch.setattr(commit, "LAZY_S", 0)
+        reached = False
+        for _ in range(SETTLE_MOST):
+            if not self._on_disk():
+                break
+            reached = reached or self.bridge.committer.failing is not None
+            await self._work()
+        self.reached["full disks drained"] += reached
+        left = self._on_disk()
+        hold(not left, f"a full disk does not drain: {left}, in flight "
+                       f"{self.bridge.flight.in_flight}")
+        self.check()
+
+    def _on_disk(self) -> list[Row]:
+        """Rows that are to go upstream."""
+        aside = cast(SmallQueue, self.bridge.queue).put_aside
+        return [row for row in self.outbox.rows()
+                if row[0] >> LANE_SHIFT != REFUSED and row[0] not in aside]
+
     async def settle(self) -> None:
         """Let everything work until nothing is left to do; check that this comes."""
         self.trace.append("settle")
@@ -195,23 +222,27 @@ class World:
         self._patch.setattr(commit, "LAZY_S", 0)
         idle = 0
         for _ in range(SETTLE_MOST):
-            self.connect()
-            self.disk.work()
-            self.disk.tell()
-            self.link.carry(5)
-            self.bridge.drain.upstream_writable()
-            self.read_answers(9)
-            self.send_releases()
-            if self.bridge.committer.done:
-                self.bridge.committer.wake()
-            for _ in range(3):
-                await asyncio.sleep(0)
-            if self._run.done():
-                self._run.result()
+            await self._work()
             idle = idle + 1 if self._at_rest() else 0
             if idle > 10:
                 break
         self.check()
+
+    async def _work(self) -> None:
+        """Everybody does what there is to do."""
+        self.connect()
+        self.disk.work()
+        self.disk.tell()
+        self.link.carry(5)
+        self.bridge.drain.upstream_writable()
+        self.read_answers(9)
+        self.send_releases()
+        if self.bridge.committer.done:
+            self.bridge.committer.wake()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        if self._run.done():
+            self._run.result()
 
     def _at_rest(self) -> bool:
         stored = self.bridge.queue
