@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,15 @@ class WireRecorder:
                     await proxy.stop()
 
 
+def log_time(text: str) -> datetime:
+    """Read a `tst` of mosquitto_sub, UTC where it names no zone. Raises ValueError, TypeError.
+
+    Up to 2.0.11, which Debian has, it is local time with a Z that means nothing before its offset.
+    """
+    when = datetime.fromisoformat(re.sub(r"Z(?=[+-]\d{4}$)", "", text))
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+
+
 def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0,
                on_begin: Began = lambda when: None) -> Iterator[Event]:
     """Read a log of `mosquitto_sub -F %j` (or %J) as events. Raises RecordingError.
@@ -166,7 +176,7 @@ def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0
             continue
         try:
             data = json.loads(line)
-            when = datetime.fromisoformat(data["tst"])
+            when = log_time(data["tst"])
             topic, qos, payload = data["topic"], int(data["qos"]), data["payload"]
             retain = bool(data.get("retain", 0))
         except (ValueError, KeyError, TypeError) as error:
