@@ -21,6 +21,7 @@ from tools.demo_view import choose_view, save_picture
 from tools.judge import JudgeError
 from tools.ports import PortError
 from tools.procs import ChildError
+from tools.writable import check_file, reason
 
 SHORTEST_S = 30
 KEEP_LOGS_S = 3600
@@ -50,6 +51,12 @@ def demo(seconds: int, picture: Path | None) -> None:
     and each comes back. A subscriber at the upstream counts. The last line is the verdict; the
     exit code is 0 for PASS, 1 for FAIL, 2 where the demo could not run, 130 after Ctrl-C.
     """
+    if picture is not None:
+        try:
+            check_file(picture)
+        except OSError as error:
+            click.echo(f"demo: error: --picture {picture}: {reason(error)}", err=True)
+            sys.exit(2)
     signal.signal(signal.SIGTERM, _interrupt)
     cachedir.root().mkdir(parents=True, exist_ok=True)
     for old in cachedir.root().glob("demo-*"):
@@ -79,7 +86,7 @@ def play(
     timeline: Sequence[Step] = TIMELINE,
     fault: str = "",
 ) -> int:
-    """Put the show on in `folder`; gives the exit code, 0 or 1."""
+    """Put the show on in `folder`; gives the exit code."""
     show = Show(folder, make_board, NAMES, length_s=seconds, timeline=timeline, fault=fault)
     with show:
         view = choose_view(show.state)
@@ -88,7 +95,12 @@ def play(
         except BaseException:
             view.abort()
             raise
-    if picture is not None:
-        save_picture(show.state, verdict.line, picture)
     view.close(verdict.line)
-    return 0 if verdict.passed else 1
+    code = 0 if verdict.passed else 1
+    if picture is not None:
+        try:
+            save_picture(show.state, verdict.line, picture)
+        except OSError as error:
+            click.echo(f"demo: error: no picture: {picture}: {reason(error)}", err=True)
+            return code or 2
+    return code

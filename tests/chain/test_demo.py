@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tools import demo_cli
 from tools.gateway_process import PROJECT
@@ -147,3 +148,24 @@ def test_demo_faulty_gateway_fails(
     assert times == 1 if fault == "drop-one" else times > 0  # the others come again and again
     assert set(counts.values()) == {0}
     assert sum(f"{kind}: " in line and " boot 1 seq " in line for line in lines) == times
+
+
+@pytest.mark.parametrize("place", ["nowhere/x.svg", "/proc/x.svg"])
+def test_demo_says_before_it_begins_that_no_picture_can_be_saved(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(demo_cli, "play", lambda *_: pytest.fail("it began"))
+    result = CliRunner().invoke(demo_cli.demo, ["--picture", place])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"demo: error: --picture {place}: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_demo_gives_its_verdict_before_it_saves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "gone" / "x.svg"
+    assert demo_cli.play(tmp_path / "demo", 2, picture, timeline=()) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("verdict: PASS")
+    assert said.err == f"demo: error: no picture: {picture}: No such file or directory\n"

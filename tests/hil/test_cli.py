@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tools.hil import run_cli
 from tools.hil.cli import hil
 from tools.hil.recording import create, new_header, publish_event, read, read_header
 from tools.judge import Subscriber
@@ -122,3 +123,22 @@ def test_scenario_that_no_board_can_is_told_and_the_rest_runs(tmp_path: Path) ->
     assert "board-brownout did not run: no board with brownout, power: x has no" in result.output
     assert "other" in result.output
     assert "PASS" in result.output
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_run_says_before_it_runs_that_no_report_can_be_written(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    result = typed("run", "broker-restart", "--report", place)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"hil: error: --report {place}: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_run_names_the_faults_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    result = typed("run", "broker-restart", "--fault", "nope")
+    assert result.exit_code == 2
+    assert "'drop-one'" in result.output
