@@ -75,6 +75,16 @@ def test_record_of_a_broker_that_is_not_there(tmp_path: Path) -> None:
     assert "refused" in result.output
 
 
+@pytest.mark.parametrize("wrong", ["a/#/b", "a+", ""])
+def test_record_of_what_is_no_topic_filter(broker: Mosquitto, recording: Path, wrong: str) -> None:
+    result = typed("record", "broker", "-p", broker.port, "-t", wrong, "--seconds", 0.1,
+                   "-o", recording)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"hil: error: {wrong!r}: not a topic filter")
+    assert len(result.output.splitlines()) == 1
+    assert len(list(read(recording))) == 60
+
+
 def test_replay_says_what_it_did(recording: Path, broker: Mosquitto) -> None:
     with Subscriber(broker.port) as judge:
         result = typed("replay", recording, "-p", broker.port, "--speed", 0, "--copies", 2,

@@ -63,7 +63,7 @@ def record() -> None:
 @click.option("-t", "--topic", "filters", multiple=True, default=("#",), show_default=True,
               help="A topic filter; may be given several times.")
 @click.option("-u", "--username")
-@click.option("--password-file", type=click.Path(path_type=Path, exists=True))
+@click.option("--password-file", type=click.Path(path_type=Path))
 @click.option("--ca-file", help="Speak TLS and trust this authority.")
 @click.option("--seconds", type=float, help="End after so long; otherwise at Ctrl-C.")
 @_LEVEL
@@ -72,8 +72,9 @@ def record_broker(host: str, port: int, filters: tuple[str, ...], username: str 
                   password_file: Path | None, ca_file: str | None, seconds: float | None,
                   client_level: int, out: Path) -> None:
     """Subscribe to a broker and record what arrives. It cannot tell senders, wills, cuts."""
-    password = password_file.read_text().strip() if password_file else None
     try:
+        recorder.check_filters(filters)
+        password = password_file.read_text().strip() if password_file else None
         with create(out, new_header(f"broker {host}:{port}", filters=list(filters))) as writer:
             source = recorder.BrokerRecorder(
                 writer, host, port, filters=filters, client_level=client_level,

@@ -17,6 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gateway.errors import ProtocolError
+from gateway.wire import check_filter
 from tools.hil.recording import Event, RecordingError, Writer, publish_event
 from tools.hil.wiretap import Wiretap
 from tools.proxy import Proxy
@@ -33,6 +35,17 @@ def sender(topic: str, level: int) -> str:
     return levels[level - 1] if 0 < level <= len(levels) else UNKNOWN
 
 
+def check_filters(filters: Iterable[str]) -> None:
+    """Refuse what is no topic filter, before anybody is asked. Raises RecordingError."""
+    for topic_filter in filters:
+        try:
+            check_filter(topic_filter.encode())
+        except (ProtocolError, UnicodeEncodeError) as error:
+            raise RecordingError(
+                f"{topic_filter!r}: not a topic filter: `#` stands alone at the end, `+` alone "
+                "in a level") from error
+
+
 class BrokerRecorder:
     """Subscribes to a broker and writes what arrives, until closed. Raises RecordingError.
 
@@ -43,6 +56,7 @@ class BrokerRecorder:
     def __init__(self, writer: Writer, host: str, port: int, *, filters: Sequence[str] = ("#",),
                  client_level: int = 0, client_id: str = "", username: str | None = None,
                  password: str | None = None, ca_file: str | None = None) -> None:
+        check_filters(filters)
         self._writer, self._host, self._port = writer, host, port
         self._filters, self._client_level = list(filters), client_level
         self._client_id, self._login, self._ca_file = client_id, (username, password), ca_file
