@@ -302,6 +302,31 @@ def test_virtual_command_plays_a_board_and_leaves_nothing(tmp_path: Path) -> Non
         child.wait()
 
 
+def test_image_is_one_virtual_boards_at_a_time(make: Make, tmp_path: Path) -> None:
+    first = make(name="mine")
+    image = tmp_path / "mine.img"
+    first.power_cut()  # without power it is the board's still
+    assert failed("virtual", "--image", str(image)) == (
+        f"tidegate: {image}: in use by another virtual board")
+    first.stop()
+    make(name="mine").stop()
+    make(name="mine")
+
+
+def test_image_where_none_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert failed("virtual", "--image", str(tmp_path / "file" / "x")).endswith("file/x: File exists")
+    assert "/proc/x/y: No such file" in failed("virtual", "--image", "/proc/x/y")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("more", [[], ["--quiet"]])
+def test_virtual_command_ends_where_the_interpreter_does(more: list[str]) -> None:
+    line = failed("virtual", "--heap", "1", *more)
+    assert "ended by itself" in line
+    assert "is --heap 1 enough?" in line
+
+
 def parent_of(process: Path) -> int:
     try:
         return int((process / "stat").read_text().rpartition(")")[2].split()[1])
