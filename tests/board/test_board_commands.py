@@ -313,6 +313,19 @@ def test_image_is_one_virtual_boards_at_a_time(make: Make, tmp_path: Path) -> No
     make(name="mine")
 
 
+def test_image_file_is_looked_at_on_a_virtual_board_too(
+    known: VirtualBoard, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.bin").touch()
+    boots = known.boots
+    assert "empty.bin: the file is empty" in failed("image", "--file", str(tmp_path / "empty.bin"))
+    assert "no.bin: No such file" in failed("image", "--file", str(tmp_path / "no.bin"))
+    assert known.boots == boots
+    (tmp_path / "some.bin").write_bytes(b"\xe9")
+    run("image", "--file", str(tmp_path / "some.bin"))
+    assert known.boots == boots + 1
+
+
 def test_image_where_none_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert failed("virtual", "--image", str(tmp_path / "file" / "x")).endswith("file/x: File exists")
