@@ -202,7 +202,12 @@ def shell(port: str | None) -> None:
 
 @board.command()
 @PORT
-@click.option("--for", "seconds", type=float, help="Stop after so long [s].")
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long [s].",
+)
 def logs(port: str | None, seconds: float | None) -> None:
     """Show what the board says, without stopping it, until Ctrl-C."""
     from tools.serial_port import Console

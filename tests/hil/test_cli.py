@@ -103,6 +103,18 @@ def test_replay_to_nobody_says_so_at_once(recording: Path) -> None:
     assert f"127.0.0.1:{port}: nobody to replay to" in result.output
 
 
+@pytest.mark.parametrize("words", [
+    ("replay", LOG, "--speed", -1), ("replay", LOG, "--loop", 0), ("replay", LOG, "--copies", 0),
+    ("replay", LOG, "--port", 99999), ("replay", LOG, "--late-ms", -1),
+    ("record", "broker", "--client-level", 0), ("record", "broker", "--port", 0),
+    ("record", "broker", "--seconds", 0), ("record", "log", LOG, "--client-level", 0),
+    ("record", "gateway", "--device", "1884:99999")])
+def test_number_out_of_its_range_is_told_with_the_range(words: tuple[object, ...]) -> None:
+    result = typed(*words)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output or "two ports" in result.output
+
+
 def test_replay_that_was_late_is_invalid(recording: Path, broker: Mosquitto) -> None:
     result = typed("replay", recording, "-p", broker.port, "--speed", 100, "--late-ms", 0.0001)
     assert result.exit_code == 3
@@ -144,6 +156,23 @@ def test_run_says_before_it_runs_that_no_report_can_be_written(
     result = typed("run", "broker-restart", "--report", place)
     assert result.exit_code == 2
     assert result.output.startswith(f"hil: error: --report {place}: ")
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("line", "key"), [
+    ("clients = 0", "$.traffic[0].clients"), ("rate_per_s = -5", "$.traffic[0].rate_per_s"),
+    ("rate_per_s = inf", "$.traffic[0].rate_per_s"), ("speed = 0", "$.traffic[0].speed"),
+    ("[[fault]]\ndo = 'link.cut'\nat = 2", "$.fault[0].at"), ("[boards]\ncount = -1",
+                                                             "$.boards.count")])
+def test_scenario_with_a_number_that_cannot_be(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, key: str) -> None:
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text(f'title = "t"\nseconds = 1\nexpect = ["lost = 0"]\n[[traffic]]\n{line}\n')
+    result = typed("run", scenario)
+    assert result.exit_code == 2
+    assert result.output.startswith("hil: error: mine.toml: Expected ")
+    assert key in result.output
     assert len(result.output.splitlines()) == 1
 
 
