@@ -19,7 +19,12 @@ from tools.board_choice import PORT, Failure, choose, told
 @click.option("--deploy/--bare", "deployed", default=False, help="With the firmware on it.")
 @click.option("--ssid", help="Its access point; any, if not given.")
 @click.option("--wifi-password", help="The access point's password.")
-@click.option("--heap", "heap_kb", type=click.IntRange(min=1), help="Its Python heap [KiB], stand-ins and all.")
+@click.option(
+    "--heap",
+    "heap_kb",
+    type=click.IntRange(min=1),
+    help="Its Python heap [KiB], stand-ins and all.",
+)
 @click.option("--quiet", is_flag=True, help="Do not show its console.")
 def virtual(
     board_id: str,
@@ -72,7 +77,12 @@ def virtual(
 
 @click.command()
 @click.option("--sensors", type=click.IntRange(1, 4), help="How many; as many as have a budget.")
-@click.option("--budget", "budget_kb", type=click.IntRange(min=1), help="Does it run in this [KiB]?")
+@click.option(
+    "--budget",
+    "budget_kb",
+    type=click.IntRange(min=1),
+    help="Show whether it runs in this [KiB].",
+)
 def heap(sensors: int | None, budget_kb: int | None) -> None:
     """Measure the heap that the firmware needs, on a virtual board with a filling ring."""
     from tools import heap as measuring

@@ -274,6 +274,26 @@ def test_do_moves_the_world(known: VirtualBoard) -> None:
     assert known.pid is not None
 
 
+def test_do_set_names_the_sensors_and_quantities_that_there_are(known: VirtualBoard) -> None:
+    known.hardware.fit([{"kind": "dht22", "name": "air", "pin": 4}, {"kind": "adc", "pin": 34}])
+    assert failed("do", "set", "nowhere", "temperature_c=3").endswith(
+        "no sensor 'nowhere'; there are: adc, air, chip")
+    assert failed("do", "set", "air", "temp=3").endswith(
+        "no quantity 'temp'; there are: temperature_c, humidity_pct")
+    run("do", "set", "air", "temperature_c=3")
+    run("do", "set", "chip", "chip_c=60")
+    assert known.world.get("air", "temperature_c") == 3
+
+
+@pytest.mark.parametrize("words", [
+    ("info",), ("deploy",), ("erase", "--yes"), ("logs", "--for", "0.1"), ("shell",),
+    ("provision", "--device", "x", "--ssid", "s", "--wifi-password", "p", "--gateway", "g",
+     "--sensor", "dht22:4")])
+def test_board_without_power_is_told(known: VirtualBoard, words: tuple[str, ...]) -> None:
+    run("do", "power-cut")
+    assert failed(*words).endswith("it has no power: tidegate board do power-on")
+
+
 def test_virtual_command_plays_a_board_and_leaves_nothing(tmp_path: Path) -> None:
     child = subprocess.Popen(
         [sys.executable, "-m", "tools.board_cli", "virtual", "--board", "esp32-c3", "--quiet"],
