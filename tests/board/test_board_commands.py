@@ -260,6 +260,12 @@ def test_failures_are_one_line(known: VirtualBoard, tmp_path: Path) -> None:
         assert "in use by another program" in failed("deploy")
 
 
+@pytest.mark.parametrize("words", [("info",), ("deploy",), ("logs", "--for", "0.1")])
+def test_what_is_no_serial_port_is_told(words: tuple[str, ...]) -> None:
+    assert failed(*words, "--port", "/dev/null").startswith(
+        "tidegate: /dev/null: not a serial port; ")
+
+
 def test_without_a_board_it_says_so() -> None:
     line = failed("info")
     assert "say which with --port" in line
@@ -348,7 +354,8 @@ def test_image_file_is_looked_at_on_a_virtual_board_too(
 
 def test_image_where_none_can_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert failed("virtual", "--image", str(tmp_path / "file" / "x")).endswith("file/x: File exists")
+    below = tmp_path / "file" / "x"
+    assert failed("virtual", "--image", str(below)) == f"tidegate: {below}: File exists"
     assert "/proc/x/y: No such file" in failed("virtual", "--image", "/proc/x/y")
 
 
