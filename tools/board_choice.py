@@ -67,6 +67,16 @@ def choose(port: str | None, board_id: str | None) -> tuple[str, Board | None]:
     return port, None
 
 
+def powered(port: str) -> str:
+    """Insist that a virtual board has power; gives the port. Of a real one nobody can tell."""
+    from tools.virtual import control
+
+    played = control.find(port)
+    if played is not None and not played.do("status")["on"]:
+        raise Failure(f"{port}: it has no power: tidegate board do power-on")
+    return port
+
+
 def needed(board: Board | None) -> Board:
     """Insist on a board file."""
     from tools import boards

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from tools.board_choice import BOARD, PORT, choose, needed, told
+from tools.board_choice import BOARD, PORT, choose, needed, powered, told
 from tools.virtual_cli import do, heap, virtual
 
 
@@ -68,7 +68,7 @@ def deploy(port: str | None, board_id: str | None) -> None:
 
     with told():
         port, found = choose(port, board_id)
-        with BoardLink(port) as link:
+        with BoardLink(powered(port)) as link:
             raw = link.read("/config.json")
         kinds = _kinds(raw)
         bar = click.progressbar(length=0, label="deploy", file=sys.stderr)
@@ -185,7 +185,7 @@ def provision(
             at["user"] = settings["device"]
             at["password"] = provisioning.add_credential(credentials, settings["device"])
         ca = provisioning.authority(authority) if authority else None
-        _say(port, provisioning.provision(port, settings, fits, ca))
+        _say(port, provisioning.provision(powered(port), settings, fits, ca))
 
 
 @board.command()
@@ -196,20 +196,25 @@ def shell(port: str | None) -> None:
 
     with told():
         port, _ = choose(port, None)
-        command = [sys.executable, "-m", "mpremote", "connect", port, "repl"]
+        command = [sys.executable, "-m", "mpremote", "connect", powered(port), "repl"]
         sys.exit(subprocess.run(command, check=False).returncode)
 
 
 @board.command()
 @PORT
-@click.option("--for", "seconds", type=float, help="Stop after so long [s].")
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long [s].",
+)
 def logs(port: str | None, seconds: float | None) -> None:
     """Show what the board says, without stopping it, until Ctrl-C."""
     from tools.serial_port import Console
 
     with told():
         port, _ = choose(port, None)
-        console = Console(port)
+        console = Console(powered(port))
         click.echo(f"{port}: a board that is well says a line a minute; Ctrl-C ends", err=True)
         try:
             for line in console.lines(seconds):
@@ -228,7 +233,7 @@ def info(port: str | None) -> None:
 
     with told():
         port, found = choose(port, None)
-        with BoardLink(port) as link:
+        with BoardLink(powered(port)) as link:
             said = link.info()
             version = ".".join(map(str, said.version))
             click.echo(f"port        {port}")
@@ -255,7 +260,7 @@ def erase(port: str | None, yes: bool) -> None:
         port, _ = choose(port, None)
         if not yes:
             click.confirm(f"Remove everything from {port}?", abort=True)
-        with BoardLink(port) as link:
+        with BoardLink(powered(port)) as link:
             click.echo(f"{port}: {wipe(link)} files removed")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import sys
@@ -21,9 +23,12 @@ from tools.demo_view import choose_view, save_picture
 from tools.judge import JudgeError
 from tools.ports import PortError
 from tools.procs import ChildError
+from tools.writable import check_file, reason
 
 SHORTEST_S = 30
 KEEP_LOGS_S = 3600
+STOPPED = 130
+CLOSED = (errno.EPIPE, errno.EIO)  # what writing to a pipe, to a terminal says that nobody reads
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -48,27 +53,52 @@ def demo(seconds: int, picture: Path | None) -> None:
 
     Within the time the broker is killed, the gateway gets kill -9 and a board loses its power,
     and each comes back. A subscriber at the upstream counts. The last line is the verdict; the
-    exit code is 0 for PASS, 1 for FAIL, 2 where the demo could not run, 130 after Ctrl-C.
+    exit code is 0 for PASS, 1 for FAIL, 2 where the demo could not run, 130 where it
+    was stopped before its verdict: by Ctrl-C, or because its output was closed.
     """
+    if picture is not None:
+        try:
+            check_file(picture)
+        except OSError as error:
+            click.echo(f"demo: error: --picture {picture}: {reason(error)}", err=True)
+            sys.exit(2)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _interrupt)
     cachedir.root().mkdir(parents=True, exist_ok=True)
     for old in cachedir.root().glob("demo-*"):
         if time.time() - old.stat().st_mtime > KEEP_LOGS_S:
             shutil.rmtree(old, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=cachedir.root()))
-    code = 2
+    code, said = 2, ""
     try:
         code = play(folder, seconds, picture)
     except (DemoError, ChildError, PortError, JudgeError, FetchError) as error:
-        click.echo(f"demo: error: {error}", err=True)
+        said = f"demo: error: {error}"
     except KeyboardInterrupt:
-        click.echo("demo: stopped; nothing was judged", err=True)
-        code = 130
+        code, said = STOPPED, "demo: stopped; nothing was judged"
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        code = STOPPED
     if code in (1, 2):
-        click.echo(f"demo: the logs are in {folder}", err=True)
+        said = f"{said}\ndemo: the logs are in {folder}".strip()
     else:
         shutil.rmtree(folder, ignore_errors=True)
+    _last_words(said)
     sys.exit(code)
+
+
+def _last_words(said: str) -> None:
+    """Say what is left to say, if anybody still hears it."""
+    for stream in (sys.stderr, sys.stdout):
+        try:
+            if said and stream is sys.stderr:
+                print(said, file=stream)
+            stream.flush()
+        except OSError:  # else Python tries once more at its exit, and exits with 120
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def play(
@@ -79,7 +109,7 @@ def play(
     timeline: Sequence[Step] = TIMELINE,
     fault: str = "",
 ) -> int:
-    """Put the show on in `folder`; gives the exit code, 0 or 1."""
+    """Put the show on in `folder`; gives the exit code."""
     show = Show(folder, make_board, NAMES, length_s=seconds, timeline=timeline, fault=fault)
     with show:
         view = choose_view(show.state)
@@ -88,7 +118,12 @@ def play(
         except BaseException:
             view.abort()
             raise
-    if picture is not None:
-        save_picture(show.state, verdict.line, picture)
     view.close(verdict.line)
-    return 0 if verdict.passed else 1
+    code = 0 if verdict.passed else 1
+    if picture is not None:
+        try:
+            save_picture(show.state, verdict.line, picture)
+        except OSError as error:
+            click.echo(f"demo: error: no picture: {picture}: {reason(error)}", err=True)
+            return code or 2
+    return code

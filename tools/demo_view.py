@@ -191,4 +191,5 @@ def save_picture(state: DemoState, verdict: str, file: Path) -> None:
 
 def choose_view(state: DemoState) -> View:
     """Return the view that fits where the output goes."""
-    return LiveView(state) if sys.stdout.isatty() else PlainView(state)
+    live = sys.stdout.isatty() and not Console().is_dumb_terminal
+    return LiveView(state) if live else PlainView(state)

@@ -41,14 +41,22 @@ class ImageError(LinkError):
     """The image is not on the board. One line."""
 
 
-def check(image: Path, board: Board) -> None:
-    """Say no to a file that cannot be an image for this board."""
+def look(image: Path) -> tuple[int, bytes]:
+    """Give a file's size and first byte. Raises ImageError where it is not there or empty."""
     try:
         size = image.stat().st_size
         with image.open("rb") as file:
             first = file.read(1)
     except OSError as error:
         raise ImageError(f"{image}: {error.strerror}") from error
+    if not first:
+        raise ImageError(f"{image}: the file is empty")
+    return size, first
+
+
+def check(image: Path, board: Board) -> None:
+    """Say no to a file that cannot be an image for this board."""
+    size, first = look(image)
     if first != bytes([MAGIC]):
         raise ImageError(f"{image}: not an image for an ESP32 (its first byte is not 0xE9)")
     room = board.flash_mb * 1024 * 1024 - board.image_offset
@@ -138,6 +146,8 @@ def write(
     Before anything is written the chip is compared with the board file, by esptool. Raises
     ImageError, ControlError.
     """
+    if image is not None:
+        look(image)
     virtual = control.find(port)
     if virtual is not None:
         virtual.do("image")

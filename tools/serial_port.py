@@ -84,7 +84,9 @@ def _why_not(path: str) -> str:
         return f"{path}: in use by another program; close it and try again"
     if error.errno == errno.EACCES:
         return f"{path}: no permission; add yourself to the group dialout"
-    return f"{path}: {error}"
+    if error.errno == errno.ENOTTY or "Could not configure port" in str(error):
+        return f"{path}: not a serial port; `tidegate board list` shows what is plugged in"
+    return f"{path}: {error.strerror or error}"
 
 
 class Console:

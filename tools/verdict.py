@@ -178,7 +178,10 @@ class Message(NamedTuple):
     payload: bytes
 
     def __str__(self) -> str:
-        return f"{self.topic} {self.payload[:40]!r}"
+        try:
+            return f"{self.topic} {self.payload.decode()[:40]!r}"
+        except UnicodeDecodeError:
+            return f"{self.topic} 0x{self.payload[:20].hex()}"
 
 
 class Occurrence(NamedTuple):

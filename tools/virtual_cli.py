@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from queue import SimpleQueue
 
 import click
 
@@ -18,7 +19,12 @@ from tools.board_choice import PORT, Failure, choose, told
 @click.option("--deploy/--bare", "deployed", default=False, help="With the firmware on it.")
 @click.option("--ssid", help="Its access point; any, if not given.")
 @click.option("--wifi-password", help="The access point's password.")
-@click.option("--heap", "heap_kb", type=int, help="Its Python heap [KiB], stand-ins and all.")
+@click.option(
+    "--heap",
+    "heap_kb",
+    type=click.IntRange(min=1),
+    help="Its Python heap [KiB], stand-ins and all.",
+)
 @click.option("--quiet", is_flag=True, help="Do not show its console.")
 def virtual(
     board_id: str,
@@ -31,8 +37,10 @@ def virtual(
 ) -> None:
     """Play a board until Ctrl-C. It has a serial port like a real one; `list` shows it."""
     from tools import boards, firmware
-    from tools.virtual import VirtualBoard
+    from tools.virtual import BoardStoppedError, VirtualBoard
     from tools.virtual.control import Control
+
+    died: SimpleQueue[BaseException] = SimpleQueue()
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -40,8 +48,8 @@ def virtual(
     def hear(line: str) -> None:
         if not quiet:
             click.echo(line)
-        elif line.startswith("[the interpreter"):
-            say(f"tidegate: {line.strip('[]')}")
+        if plays.core.died is not None:
+            died.put(plays.core.died)
 
     with told(), tempfile.TemporaryDirectory(prefix="tidegate-board-") as folder:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -55,18 +63,26 @@ def virtual(
             access_point=(ssid, wifi_password),
             say=say,
         )
-        with plays, Control(plays):
-            click.echo(f"port {plays.port}")
-            sys.stdout.flush()
-            try:
-                signal.pause()
-            except KeyboardInterrupt:
-                pass
+        try:
+            with plays, Control(plays):
+                click.echo(f"port {plays.port}")
+                sys.stdout.flush()
+                raise died.get()
+        except KeyboardInterrupt:
+            pass
+        except BoardStoppedError as error:
+            why = "" if heap_kb is None else f"; is --heap {heap_kb} enough?"
+            raise Failure(f"{error}{why}") from error
 
 
 @click.command()
 @click.option("--sensors", type=click.IntRange(1, 4), help="How many; as many as have a budget.")
-@click.option("--budget", "budget_kb", type=int, help="Show whether it runs in this [KiB].")
+@click.option(
+    "--budget",
+    "budget_kb",
+    type=click.IntRange(min=1),
+    help="Show whether it runs in this [KiB].",
+)
 def heap(sensors: int | None, budget_kb: int | None) -> None:
     """Measure the heap that the firmware needs, on a virtual board with a filling ring."""
     from tools import heap as measuring

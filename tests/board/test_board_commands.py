@@ -252,6 +252,12 @@ def test_failures_are_one_line(known: VirtualBoard, tmp_path: Path) -> None:
         assert "in use by another program" in failed("deploy")
 
 
+@pytest.mark.parametrize("words", [("info",), ("deploy",), ("logs", "--for", "0.1")])
+def test_what_is_no_serial_port_is_told(words: tuple[str, ...]) -> None:
+    assert failed(*words, "--port", "/dev/null").startswith(
+        "tidegate: /dev/null: not a serial port; ")
+
+
 def test_without_a_board_it_says_so() -> None:
     line = failed("info")
     assert "say which with --port" in line
@@ -264,6 +270,26 @@ def test_do_moves_the_world(known: VirtualBoard) -> None:
     assert known.pid is None
     run("do", "power-on")
     assert known.pid is not None
+
+
+def test_do_set_names_the_sensors_and_quantities_that_there_are(known: VirtualBoard) -> None:
+    known.hardware.fit([{"kind": "dht22", "name": "air", "pin": 4}, {"kind": "adc", "pin": 34}])
+    assert failed("do", "set", "nowhere", "temperature_c=3").endswith(
+        "no sensor 'nowhere'; there are: adc, air, chip")
+    assert failed("do", "set", "air", "temp=3").endswith(
+        "no quantity 'temp'; there are: temperature_c, humidity_pct")
+    run("do", "set", "air", "temperature_c=3")
+    run("do", "set", "chip", "chip_c=60")
+    assert known.world.get("air", "temperature_c") == 3
+
+
+@pytest.mark.parametrize("words", [
+    ("info",), ("deploy",), ("erase", "--yes"), ("logs", "--for", "0.1"), ("shell",),
+    ("provision", "--device", "x", "--ssid", "s", "--wifi-password", "p", "--gateway", "g",
+     "--sensor", "dht22:4")])
+def test_board_without_power_is_told(known: VirtualBoard, words: tuple[str, ...]) -> None:
+    run("do", "power-cut")
+    assert failed(*words).endswith("it has no power: tidegate board do power-on")
 
 
 def test_virtual_command_plays_a_board_and_leaves_nothing(tmp_path: Path) -> None:
@@ -292,6 +318,45 @@ def test_virtual_command_plays_a_board_and_leaves_nothing(tmp_path: Path) -> Non
     finally:
         child.kill()
         child.wait()
+
+
+def test_image_is_one_virtual_boards_at_a_time(make: Make, tmp_path: Path) -> None:
+    first = make(name="mine")
+    image = tmp_path / "mine.img"
+    first.power_cut()  # without power it is the board's still
+    assert failed("virtual", "--image", str(image)) == (
+        f"tidegate: {image}: in use by another virtual board")
+    first.stop()
+    make(name="mine").stop()
+    make(name="mine")
+
+
+def test_image_file_is_looked_at_on_a_virtual_board_too(
+    known: VirtualBoard, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.bin").touch()
+    boots = known.boots
+    assert "empty.bin: the file is empty" in failed("image", "--file", str(tmp_path / "empty.bin"))
+    assert "no.bin: No such file" in failed("image", "--file", str(tmp_path / "no.bin"))
+    assert known.boots == boots
+    (tmp_path / "some.bin").write_bytes(b"\xe9")
+    run("image", "--file", str(tmp_path / "some.bin"))
+    assert known.boots == boots + 1
+
+
+def test_image_where_none_can_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "x"
+    assert failed("virtual", "--image", str(below)) == f"tidegate: {below}: File exists"
+    assert "/proc/x/y: No such file" in failed("virtual", "--image", "/proc/x/y")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("more", [[], ["--quiet"]])
+def test_virtual_command_ends_where_the_interpreter_does(more: list[str]) -> None:
+    line = failed("virtual", "--heap", "1", *more)
+    assert "ended by itself" in line
+    assert "is --heap 1 enough?" in line
 
 
 def parent_of(process: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -14,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from tools import demo_cli
+from tools import cachedir, demo_cli
+from tools.demo_state import DemoState
+from tools.demo_view import LiveView, PlainView, choose_view
 from tools.gateway_process import PROJECT
 
 COMMAND = [sys.executable, "-m", "gateway", "demo", "--seconds", "30"]
@@ -111,7 +115,7 @@ def test_demo_breaks_everything_and_loses_nothing() -> None:
     assert wrong == [0, 0, 0]
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_demo_ended_early_leaves_no_process(end: signal.Signals) -> None:
     with running_demo() as process:
         wait_for_line(process, RUNNING)
@@ -147,3 +151,64 @@ def test_demo_faulty_gateway_fails(
     assert times == 1 if fault == "drop-one" else times > 0  # the others come again and again
     assert set(counts.values()) == {0}
     assert sum(f"{kind}: " in line and " boot 1 seq " in line for line in lines) == times
+
+
+@pytest.mark.parametrize("place", ["nowhere/x.svg", "/proc/x.svg"])
+def test_demo_says_before_it_begins_that_no_picture_can_be_saved(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(demo_cli, "play", lambda *_: pytest.fail("it began"))
+    result = CliRunner().invoke(demo_cli.demo, ["--picture", place])
+    assert result.exit_code == 2
+    assert result.output.startswith(f"demo: error: --picture {place}: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_demo_gives_its_verdict_before_it_saves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "gone" / "x.svg"
+    assert demo_cli.play(tmp_path / "demo", 2, picture, timeline=()) == 2
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1].startswith("verdict: PASS")
+    assert said.err == f"demo: error: no picture: {picture}: No such file or directory\n"
+
+
+def test_demo_whose_output_is_closed_was_stopped_and_leaves_nothing() -> None:
+    with subprocess.Popen(
+        COMMAND, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_line(process, RUNNING)
+        children = descendants(process.pid)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(timeout=20), said) == (130, "")
+    assert not wait_until_gone(children)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "pipe"), OSError(errno.EIO, "tty"),
+                                   KeyboardInterrupt()])
+def test_demo_that_was_stopped_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def play(folder: Path, *_: object) -> int:
+        assert folder.parent == tmp_path
+        raise error
+
+    monkeypatch.setattr(cachedir, "root", lambda: tmp_path)
+    monkeypatch.setattr(demo_cli, "play", play)
+    assert CliRunner().invoke(demo_cli.demo, []).exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("term", "view"), [("dumb", PlainView), ("xterm", LiveView)])
+def test_demo_on_a_terminal_that_cannot_redraw_prints_lines(
+    monkeypatch: pytest.MonkeyPatch, term: str, view: type
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = choose_view(DemoState(["boiler"]))
+    assert type(shown) is view
+    shown.abort()

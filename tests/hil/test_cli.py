@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tools.hil import run_cli
 from tools.hil.cli import hil
 from tools.hil.recording import create, new_header, publish_event, read, read_header
 from tools.judge import Subscriber
@@ -74,6 +75,16 @@ def test_record_of_a_broker_that_is_not_there(tmp_path: Path) -> None:
     assert "refused" in result.output
 
 
+@pytest.mark.parametrize("wrong", ["a/#/b", "a+", ""])
+def test_record_of_what_is_no_topic_filter(broker: Mosquitto, recording: Path, wrong: str) -> None:
+    result = typed("record", "broker", "-p", broker.port, "-t", wrong, "--seconds", 0.1,
+                   "-o", recording)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"hil: error: {wrong!r}: not a topic filter")
+    assert len(result.output.splitlines()) == 1
+    assert len(list(read(recording))) == 60
+
+
 def test_replay_says_what_it_did(recording: Path, broker: Mosquitto) -> None:
     with Subscriber(broker.port) as judge:
         result = typed("replay", recording, "-p", broker.port, "--speed", 0, "--copies", 2,
@@ -90,6 +101,18 @@ def test_replay_to_nobody_says_so_at_once(recording: Path) -> None:
     result = typed("replay", recording, "-p", port)
     assert result.exit_code == 2
     assert f"127.0.0.1:{port}: nobody to replay to" in result.output
+
+
+@pytest.mark.parametrize("words", [
+    ("replay", LOG, "--speed", -1), ("replay", LOG, "--loop", 0), ("replay", LOG, "--copies", 0),
+    ("replay", LOG, "--port", 99999), ("replay", LOG, "--late-ms", -1),
+    ("record", "broker", "--client-level", 0), ("record", "broker", "--port", 0),
+    ("record", "broker", "--seconds", 0), ("record", "log", LOG, "--client-level", 0),
+    ("record", "gateway", "--device", "1884:99999")])
+def test_number_out_of_its_range_is_told_with_the_range(words: tuple[object, ...]) -> None:
+    result = typed(*words)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output or "two ports" in result.output
 
 
 def test_replay_that_was_late_is_invalid(recording: Path, broker: Mosquitto) -> None:
@@ -122,3 +145,39 @@ def test_scenario_that_no_board_can_is_told_and_the_rest_runs(tmp_path: Path) ->
     assert "board-brownout did not run: no board with brownout, power: x has no" in result.output
     assert "other" in result.output
     assert "PASS" in result.output
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_run_says_before_it_runs_that_no_report_can_be_written(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    result = typed("run", "broker-restart", "--report", place)
+    assert result.exit_code == 2
+    assert result.output.startswith(f"hil: error: --report {place}: ")
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("line", "key"), [
+    ("clients = 0", "$.traffic[0].clients"), ("rate_per_s = -5", "$.traffic[0].rate_per_s"),
+    ("rate_per_s = inf", "$.traffic[0].rate_per_s"), ("speed = 0", "$.traffic[0].speed"),
+    ("[[fault]]\ndo = 'link.cut'\nat = 2", "$.fault[0].at"), ("[boards]\ncount = -1",
+                                                             "$.boards.count")])
+def test_scenario_with_a_number_that_cannot_be(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, key: str) -> None:
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    scenario = tmp_path / "mine.toml"
+    scenario.write_text(f'title = "t"\nseconds = 1\nexpect = ["lost = 0"]\n[[traffic]]\n{line}\n')
+    result = typed("run", scenario)
+    assert result.exit_code == 2
+    assert result.output.startswith("hil: error: mine.toml: Expected ")
+    assert key in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_run_names_the_faults_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_cli, "_one", lambda *_: pytest.fail("it ran"))
+    result = typed("run", "broker-restart", "--fault", "nope")
+    assert result.exit_code == 2
+    assert "'drop-one'" in result.output

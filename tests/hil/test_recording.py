@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import random
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from tools.hil.recording import (
     read_header,
 )
 from tools.hil.wiretap import Wiretap
+from tools.mosquitto import Mosquitto, client_command
 
 dpkt = pytest.importorskip("dpkt")
 from tools.hil.pcap import import_pcap  # noqa: E402
@@ -97,6 +100,29 @@ def test_import_log_clock_set_back_counts_as_no_time() -> None:
     times = ["2026-01-01T00:00:10.000000Z", "2026-01-01T00:00:05Z", "2026-01-01T01:00:11+0100"]
     events = list(import_log(map(line, times)))
     assert [event.t for event in events] == [0, 0, 1_000_000_000]
+
+
+DEBIANS = ('{"tst":"2026-11-24T16:50:51.636967Z+0100","topic":"a/b","qos":0,"retain":1,'
+           '"payloadlen":2,"payload":"hi"}')  # mosquitto_sub 2.0.11, where it is +01:00
+
+
+def test_import_log_takes_debians_time_which_has_a_z_and_an_offset() -> None:
+    began: list[datetime] = []
+    later = DEBIANS.replace("51.636967Z+0100", "53.136967Z+0100")
+    events = list(import_log([DEBIANS, later], on_begin=began.append))
+    assert [(event.t, event.payload) for event in events] == [(0, b"hi"), (1_500_000_000, b"hi")]
+    assert began == [datetime(2026, 11, 24, 15, 50, 51, 636967, tzinfo=UTC)]
+
+
+def test_import_log_of_the_mosquitto_sub_of_this_machine(tmp_path: Path) -> None:
+    with Mosquitto(tmp_path / "broker", persistence=False) as broker:
+        say = client_command("mosquitto_pub", broker.port, "-r", "-t", "a/b", "-m", "hi")
+        subprocess.run(say, check=True, timeout=20)
+        hear = client_command("mosquitto_sub", broker.port, "-t", "a/b", "-F", "%j", "-C", "1")
+        heard = subprocess.run(hear, check=True, timeout=20, capture_output=True, text=True)
+    events = list(import_log(heard.stdout.splitlines()))
+    assert [(event.topic, event.payload, event.retain) for event in events] == [
+        ("a/b", b"hi", True)]
 
 
 def test_import_log_json_payload() -> None:

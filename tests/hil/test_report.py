@@ -17,10 +17,12 @@ from tools.hil.judgement import COUNTS, STAGES, Judgement, Offence
 from tools.hil.outcome import Moment, Run
 from tools.hil.scenario import parse
 from tools.hil.svg import LEFT, PLOT
+from tools.verdict import Message
 
 NASTY = "t/<script>alert(1)</script> & \"b'\\x00\x07'\""
-OFFENCES = [Offence("lost", "hil/dev-1/data b'7'", "the gateway acknowledged it and never sent it",
-                    2.5), Offence("duplicated", NASTY, "2 times", 7.5), Offence("will_lost", "w")]
+LOST = str(Message("hil/dev-1/data", b"7"))
+OFFENCES = [Offence("lost", LOST, "the gateway acknowledged it and never sent it", 2.5),
+            Offence("duplicated", NASTY, "2 times", 7.5), Offence("will_lost", "w")]
 TIMES_MS = [1.0] * 50 + [20.0] * 40 + [300.0] * 10
 
 
@@ -220,7 +222,7 @@ def test_junit_is_what_the_verdicts_say() -> None:
     assert failure is not None
     assert failure.get("message", "").startswith("lost = 0 does not hold: 1")
     lines = (failure.text or "").splitlines()
-    assert lines[0] == f"lost hil/dev-1/data b'7': {OFFENCES[0].why}"
+    assert lines[0] == f"lost hil/dev-1/data '7': {OFFENCES[0].why}"
     assert "<script>" in lines[1]
     assert "\x07" not in lines[1]
     error = invalid.find("error")
@@ -235,7 +237,20 @@ def test_terminal_names_columns_and_offences() -> None:
     text = out.getvalue()
     assert "p99 [ms]" in text
     assert "drain [s]" in text
-    assert "lost hil/dev-1/data b'7' (sent at 2.50 s): the gateway acknowledged it" in text
+    assert "lost hil/dev-1/data '7' (sent at 2.50 s): the gateway acknowledged it" in text
+
+
+def test_offence_is_one_line_however_narrow_the_place_is() -> None:
+    out = io.StringIO()
+    report.to_terminal([run_of("FAIL")], Console(file=out, width=40))
+    assert f"  lost {LOST} (sent at 2.50 s): {OFFENCES[0].why}" in out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("payload", "shown"), [
+    (b"21.5 \xc2\xb0C", "a/b '21.5 °C'"), (b"\xff\x00", "a/b 0xff00"),
+    ("é".encode() * 60, f"a/b '{'é' * 40}'")])
+def test_payload_is_shown_as_text_where_it_is_text(payload: bytes, shown: str) -> None:
+    assert str(Message("a/b", payload)) == shown
 
 
 def test_write_gives_both_files(tmp_path: Path) -> None:

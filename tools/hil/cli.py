@@ -24,9 +24,11 @@ from tools.hil.replay import Replay, replay_file
 from tools.ports import HOST
 
 INVALID = 3
+_PORT, _FROM_1 = click.IntRange(1, 65535), click.IntRange(min=1)
+_FROM_0, _ABOVE_0 = click.FloatRange(min=0), click.FloatRange(min=0, min_open=True)
 _OUT = click.option("-o", "--output", "out", type=click.Path(path_type=Path), default=Path("-"),
                     help="The recording to write; standard output where none is named.")
-_LEVEL = click.option("--client-level", type=int, default=0, metavar="N",
+_LEVEL = click.option("--client-level", type=click.IntRange(min=1), metavar="N",
                       help="Take the N-th level of a topic, from 1, for its sender's identifier.")
 
 
@@ -59,24 +61,25 @@ def record() -> None:
 
 @record.command("broker")
 @click.option("-h", "--host", default="127.0.0.1", show_default=True)
-@click.option("-p", "--port", default=1883, show_default=True)
+@click.option("-p", "--port", type=_PORT, default=1883, show_default=True)
 @click.option("-t", "--topic", "filters", multiple=True, default=("#",), show_default=True,
               help="A topic filter; may be given several times.")
 @click.option("-u", "--username")
-@click.option("--password-file", type=click.Path(path_type=Path, exists=True))
+@click.option("--password-file", type=click.Path(path_type=Path))
 @click.option("--ca-file", help="Speak TLS and trust this authority.")
-@click.option("--seconds", type=float, help="End after so long; otherwise at Ctrl-C.")
+@click.option("--seconds", type=_ABOVE_0, help="End after so long [s]; otherwise at Ctrl-C.")
 @_LEVEL
 @_OUT
 def record_broker(host: str, port: int, filters: tuple[str, ...], username: str | None,
                   password_file: Path | None, ca_file: str | None, seconds: float | None,
-                  client_level: int, out: Path) -> None:
+                  client_level: int | None, out: Path) -> None:
     """Subscribe to a broker and record what arrives. It cannot tell senders, wills, cuts."""
-    password = password_file.read_text().strip() if password_file else None
     try:
+        recorder.check_filters(filters)
+        password = password_file.read_text().strip() if password_file else None
         with create(out, new_header(f"broker {host}:{port}", filters=list(filters))) as writer:
             source = recorder.BrokerRecorder(
-                writer, host, port, filters=filters, client_level=client_level,
+                writer, host, port, filters=filters, client_level=client_level or 0,
                 username=username, password=password, ca_file=ca_file)
             source.start()
             _tell(f"recording {host}:{port}; Ctrl-C ends it")
@@ -90,7 +93,10 @@ def record_broker(host: str, port: int, filters: tuple[str, ...], username: str 
 def _pair(text: str) -> tuple[int, int]:
     listen, _, target = text.partition(":")
     try:
-        return int(listen), int(target)
+        ports = int(listen), int(target)
+        if not (0 <= ports[0] <= 65535 and 0 < ports[1] <= 65535):
+            raise ValueError
+        return ports
     except ValueError:
         raise click.BadParameter(f"{text!r}: LISTEN:TARGET is needed, two ports") from None
 
@@ -100,7 +106,7 @@ def _pair(text: str) -> tuple[int, int]:
               "listens on TARGET.")
 @click.option("--upstream", metavar="LISTEN:TARGET", help="The gateway connects to LISTEN; the "
               "broker listens on TARGET.")
-@click.option("--seconds", type=float, help="End after so long; otherwise at Ctrl-C.")
+@click.option("--seconds", type=_ABOVE_0, help="End after so long [s]; otherwise at Ctrl-C.")
 @_OUT
 def record_gateway(device: str | None, upstream: str | None, seconds: float | None, out: Path
                    ) -> None:
@@ -157,15 +163,15 @@ def _import(make: Callable[[recorder.Began], Iterator[Event]], source: str, out:
 @click.argument("log", type=click.Path(path_type=Path))
 @_LEVEL
 @_OUT
-def record_log(log: Path, client_level: int, out: Path) -> None:
+def record_log(log: Path, client_level: int | None, out: Path) -> None:
     """Import a log of `mosquitto_sub -F %j` (or %J)."""
-    _import(lambda began: recorder.import_log_file(log, client_level=client_level,
+    _import(lambda began: recorder.import_log_file(log, client_level=client_level or 0,
                                                    on_begin=began), f"log {log.name}", out)
 
 
 @record.command("pcap")
 @click.argument("capture", type=click.Path(path_type=Path))
-@click.option("-p", "--port", "ports", type=int, multiple=True, default=(1883,),
+@click.option("-p", "--port", "ports", type=_PORT, multiple=True, default=(1883,),
               show_default=True, help="The broker's port; may be given several times.")
 @_OUT
 def record_pcap(capture: Path, ports: tuple[int, ...], out: Path) -> None:
@@ -190,18 +196,19 @@ def _someone_at(host: str, port: int) -> None:
 @hil.command()
 @click.argument("recording", type=click.Path(path_type=Path))
 @click.option("-h", "--host", default=HOST, show_default=True)
-@click.option("-p", "--port", default=1883, show_default=True)
-@click.option("--speed", default=1.0, show_default=True,
+@click.option("-p", "--port", type=_PORT, default=1883, show_default=True)
+@click.option("--speed", type=_FROM_0, default=1.0, show_default=True,
               help="1: as recorded; 2: twice as fast; 0: as fast as it is acknowledged.")
-@click.option("--loop", "loops", default=1, show_default=True, help="Play it so many times.")
-@click.option("--copies", "clients", default=1, show_default=True,
+@click.option("--loop", "loops", type=_FROM_1, default=1, show_default=True,
+              help="Play it so many times.")
+@click.option("--copies", "clients", type=_FROM_1, default=1, show_default=True,
               help="Play each client so many times, each with its own identifier.")
 @click.option("--side", default="device", show_default=True,
               type=click.Choice(["device", "upstream"]),
               help="Of a recording of both sides of a gateway: which to play.")
-@click.option("--late-ms", "budget_ms", default=0.0,
+@click.option("--late-ms", "budget_ms", type=_FROM_0, default=0.0,
               help="INVALID (exit code 3) where the p99 of its own lateness is above this.")
-@click.option("--drain", "drain_s", default=30.0, show_default=True,
+@click.option("--drain", "drain_s", type=_FROM_0, default=30.0, show_default=True,
               help="How long to wait for the last acknowledgements [s].")
 def replay(recording: Path, host: str, port: int, speed: float, loops: int, clients: int,
            side: str, budget_ms: float, drain_s: float) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gateway.errors import ProtocolError
+from gateway.wire import check_filter
 from tools.hil.recording import Event, RecordingError, Writer, publish_event
 from tools.hil.wiretap import Wiretap
 from tools.proxy import Proxy
@@ -32,6 +35,17 @@ def sender(topic: str, level: int) -> str:
     return levels[level - 1] if 0 < level <= len(levels) else UNKNOWN
 
 
+def check_filters(filters: Iterable[str]) -> None:
+    """Refuse what is no topic filter, before anybody is asked. Raises RecordingError."""
+    for topic_filter in filters:
+        try:
+            check_filter(topic_filter.encode())
+        except (ProtocolError, UnicodeEncodeError) as error:
+            raise RecordingError(
+                f"{topic_filter!r}: not a topic filter: `#` stands alone at the end, `+` alone "
+                "in a level") from error
+
+
 class BrokerRecorder:
     """Subscribes to a broker and writes what arrives, until closed. Raises RecordingError.
 
@@ -42,6 +56,7 @@ class BrokerRecorder:
     def __init__(self, writer: Writer, host: str, port: int, *, filters: Sequence[str] = ("#",),
                  client_level: int = 0, client_id: str = "", username: str | None = None,
                  password: str | None = None, ca_file: str | None = None) -> None:
+        check_filters(filters)
         self._writer, self._host, self._port = writer, host, port
         self._filters, self._client_level = list(filters), client_level
         self._client_id, self._login, self._ca_file = client_id, (username, password), ca_file
@@ -152,6 +167,15 @@ class WireRecorder:
                     await proxy.stop()
 
 
+def log_time(text: str) -> datetime:
+    """Read a `tst` of mosquitto_sub, UTC where it names no zone. Raises ValueError, TypeError.
+
+    Up to 2.0.11, which Debian has, it is local time with a Z that means nothing before its offset.
+    """
+    when = datetime.fromisoformat(re.sub(r"Z(?=[+-]\d{4}$)", "", text))
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+
+
 def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0,
                on_begin: Began = lambda when: None) -> Iterator[Event]:
     """Read a log of `mosquitto_sub -F %j` (or %J) as events. Raises RecordingError.
@@ -166,7 +190,7 @@ def import_log(lines: Iterable[str], *, name: str = "log", client_level: int = 0
             continue
         try:
             data = json.loads(line)
-            when = datetime.fromisoformat(data["tst"])
+            when = log_time(data["tst"])
             topic, qos, payload = data["topic"], int(data["qos"]), data["payload"]
             retain = bool(data.get("retain", 0))
         except (ValueError, KeyError, TypeError) as error:

@@ -89,12 +89,13 @@ def to_terminal(runs: Sequence[Run], console: Console) -> None:
         if verdict.outcome == "PASS":
             continue
         console.print(f"\n[bold]{run.scenario.name}[/] "
-                      f"[{COLOURS[verdict.outcome]}]{verdict.outcome}[/] {plain(_place(verdict))}")
+                      f"[{COLOURS[verdict.outcome]}]{verdict.outcome}[/] {plain(_place(verdict))}",
+                      soft_wrap=True)
         for offence in verdict.offences[:10]:
             at = "" if offence.t_s is None else f" (sent at {offence.t_s:.2f} s)"
             why = f": {offence.why}" if offence.why else ""
             console.print(f"  {plain(f'{offence.kind} {offence.what}{at}{why}')}",
-                          highlight=False)
+                          highlight=False, soft_wrap=True)
 
 
 def junit(runs: Sequence[Run]) -> str:

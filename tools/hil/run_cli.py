@@ -14,6 +14,7 @@ from rich.console import Console
 
 from tools.board_errors import LinkError
 from tools.debian import FetchError
+from tools.faulty_gateway import FAULTS
 from tools.hil import loan, report
 from tools.hil.bench import NEEDED, Bench, BenchError, NoBoardError, plugged_in
 from tools.hil.outcome import Run
@@ -23,6 +24,7 @@ from tools.hil.scenario import Scenario, ScenarioError, load, names
 from tools.judge import JudgeError
 from tools.ports import PortError
 from tools.procs import ChildError
+from tools.writable import make_folder, reason
 
 INVALID = 3
 BROKEN = (ChildError, PortError, JudgeError, FetchError, NoBoardError, RecordingError)
@@ -58,17 +60,20 @@ def _interrupt(*_: object) -> None:
               help="The boards of the bench; virtual ones where none is named.")
 @click.option("--carrier", type=click.Choice(["tidegate", "mosquitto"]), default="tidegate",
               show_default=True, help="What carries the messages; mosquitto: its own bridge.")
-@click.option("--fault", default="", help="Plant a fault of tools.faulty_gateway.")
+@click.option("--fault", type=click.Choice(sorted(FAULTS)),
+              help="Plant a fault in the gateway, to see that the bench finds it.")
 @click.option("--report", "folder", type=click.Path(path_type=Path),
               help="Write report.html, junit.xml and the logs into this folder.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the table.")
 def run(scenarios: tuple[Path, ...], seconds: float | None, hil_toml: Path | None, carrier: str,
-        fault: str, folder: Path | None, quiet: bool) -> None:
+        fault: str | None, folder: Path | None, quiet: bool) -> None:
     """Run scenarios (files, or names of ours; all of ours where none is named) and judge them.
 
     Exit code 0: all PASS; 1: a FAIL; 2: a scenario could not run; 3: one was INVALID.
     """
     console = Console()
+    if folder is not None:
+        _make_report_folder(folder)
     signal.signal(signal.SIGTERM, _interrupt)
     runs: list[Run] = []
     skipped = 0
@@ -80,7 +85,7 @@ def run(scenarios: tuple[Path, ...], seconds: float | None, hil_toml: Path | Non
         _warn(bench)
         for scenario in loaded:
             try:
-                runs.append(_one(scenario, work, bench, seconds or 0.0, carrier, fault,
+                runs.append(_one(scenario, work, bench, seconds or 0.0, carrier, fault or "",
                                  None if quiet else console))
             except NoBoardError as error:
                 skipped += 1
@@ -97,24 +102,42 @@ def run(scenarios: tuple[Path, ...], seconds: float | None, hil_toml: Path | Non
     if runs:
         report.to_terminal(runs, console)
     if folder is not None and runs:
-        page, xml = report.write(runs, folder)
-        for path in sorted(work.rglob("*.log")):
-            target = folder / "logs" / path.relative_to(work)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        console.print(f"report: {page}, {xml}", highlight=False, soft_wrap=True)
+        try:
+            _write_report(runs, folder, work, console)
+        except OSError as error:
+            click.echo(f"hil: error: no report: {folder}: {reason(error)}", err=True)
+            code = code or 2
     shutil.rmtree(work, ignore_errors=True)
     sys.exit(code)
+
+
+def _make_report_folder(folder: Path) -> None:
+    """Find out before the run, not after it, whether its report can be written."""
+    try:
+        make_folder(folder)
+    except OSError as error:
+        click.echo(f"hil: error: --report {folder}: {reason(error)}", err=True)
+        sys.exit(2)
+
+
+def _write_report(runs: list[Run], folder: Path, work: Path, console: Console) -> None:
+    page, xml = report.write(runs, folder)
+    for path in sorted(work.rglob("*.log")):
+        target = folder / "logs" / path.relative_to(work)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    console.print(f"report: {page}, {xml}", highlight=False, soft_wrap=True)
 
 
 def _one(scenario: Scenario, work: Path, bench: Bench, seconds: float, carrier: str, fault: str,
          console: Console | None) -> Run:
     def say(line: str) -> None:
         if console is not None:
-            console.print(f"  {line}", highlight=False, markup=False)
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
     if console is not None:
-        console.print(f"[bold]{scenario.name}[/]: {scenario.title}", highlight=False)
+        console.print(f"[bold]{scenario.name}[/]: {scenario.title}", highlight=False,
+                      soft_wrap=True)
     folder = work / scenario.name
     folder.mkdir()
     return asyncio.run(run_scenario(scenario, folder, bench, seconds=seconds, carrier=carrier,

@@ -11,14 +11,20 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "tests" / "hil" / "scenarios"
 _EXPECT = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(<=|>=|=|<|>)\s*(-?\d+(?:\.\d+)?)\s*")
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "=": operator.eq, "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge}
+_Count = Annotated[int, Meta(ge=0)]
+_Some = Annotated[int, Meta(ge=1)]
+_NotNegative = Annotated[float, Meta(ge=0, le=1e9)]
+_Positive = Annotated[float, Meta(gt=0, le=1e9)]
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class ScenarioError(Exception):
@@ -36,19 +42,19 @@ class Traffic(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     name: str = "dev"
-    clients: int = 10
-    rate_per_s: float = 50.0
-    messages: int = 0
+    clients: _Some = 10
+    rate_per_s: _NotNegative = 50.0
+    messages: _Count = 0
     qos: Literal[0, 1, 2] = 1
     retain: bool = False
     will: bool = False
-    vanish: int = 0
-    payload_bytes: int = 80
+    vanish: _Count = 0
+    payload_bytes: _Count = 80
     link: Literal["devices", "noisy"] = "devices"
     judged: bool = True
     recording: str = ""
-    speed: float = 1.0
-    late_p99_ms: float = 100.0
+    speed: _Positive = 1.0
+    late_p99_ms: _NotNegative = 100.0
 
 
 class Boards(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,11 +64,11 @@ class Boards(msgspec.Struct, forbid_unknown_fields=True):
     what its own names for values mean, `{"temp-C" = "temperature_c"}`.
     """
 
-    count: int = 0
+    count: _Count = 0
     needs: list[str] = []
-    period_s: float = 0.5
+    period_s: _Positive = 0.5
     playback: str = ""
-    speed: float = 1.0
+    speed: _Positive = 1.0
     values: dict[str, str] = {}
 
 
@@ -70,9 +76,9 @@ class GatewaySettings(msgspec.Struct, forbid_unknown_fields=True):
     """`[gateway]`. clock_offset_s: how wrong its wall clock is at its start [s]."""
 
     upgrade: Literal[0, 1, 2] = 2
-    inflight: int = 0
+    inflight: _Count = 0
     clock_offset_s: float = 0.0
-    will_grace_s: float = 3.0
+    will_grace_s: _NotNegative = 3.0
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
@@ -82,14 +88,14 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     """
 
     do: str
-    at: float
-    until: float = 0.0
-    times: int = 1
+    at: _Fraction
+    until: _Fraction = 0.0
+    times: _Some = 1
     link: Literal["upstream", "devices", "noisy"] = "upstream"
-    latency_ms: float = 0.0
-    jitter_ms: float = 0.0
-    bytes_per_s: float = 0.0
-    corrupt: float = 0.0
+    latency_ms: _NotNegative = 0.0
+    jitter_ms: _NotNegative = 0.0
+    bytes_per_s: _NotNegative = 0.0
+    corrupt: _Fraction = 0.0
     offset_s: float = 0.0
 
     @property
@@ -105,10 +111,10 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
 class Random(msgspec.Struct, forbid_unknown_fields=True):
     """`[random]`: `count` faults out of `among`, drawn by `seed`, each of `length`."""
 
-    count: int
-    among: list[Fault]
+    count: _Some
+    among: Annotated[list[Fault], Meta(min_length=1)]
     seed: int = 1
-    length: float = 0.05
+    length: _Fraction = 0.05
 
     def draw(self) -> list[Fault]:
         """Return the faults, one after the other, none overlapping the next."""
@@ -142,11 +148,11 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file. drain_s: how long nothing may arrive before what is missing is lost [s]."""
 
     title: str
-    seconds: float
+    seconds: _Positive
     expect: list[str]
     name: str = ""
     slow: bool = False
-    drain_s: float = 8.0
+    drain_s: _NotNegative = 8.0
     traffic: list[Traffic] = []
     boards: Boards = msgspec.field(default_factory=Boards)
     gateway: GatewaySettings = msgspec.field(default_factory=GatewaySettings)

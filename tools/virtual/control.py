@@ -21,6 +21,7 @@ from typing import Any
 from tools import cachedir
 from tools.lifetime import Closeable
 from tools.virtual.board import VirtualBoard
+from tools.virtual.world import DEFAULTS
 
 LIMIT_S = 30.0
 
@@ -152,7 +153,7 @@ class Control(Closeable):
             "wifi": board.wifi,
             "silent": board.network_silent,
             "press": board.drive,
-            "set": lambda place, **quantities: board.world.set(place, **quantities),
+            "set": self._set,
             "status": lambda: {
                 "on": board.pid is not None,
                 "boots": board.boots,
@@ -160,6 +161,18 @@ class Control(Closeable):
                 "outputs": {str(pin): level for pin, level in board.hardware.outputs.items()},
             },
         }
+
+    def _set(self, place: str, **quantities: float) -> None:
+        """Set what a sensor feels. A board without settings may get some: any place will do."""
+        fitted = self._board.hardware.sensors
+        sensors = {**fitted, "chip": ("chip_c",)}
+        if fitted and place not in sensors:
+            raise ControlError(f"no sensor {place!r}; there are: {', '.join(sorted(sensors))}")
+        can = sensors.get(place, tuple(DEFAULTS))
+        for quantity in quantities:
+            if quantity not in can:
+                raise ControlError(f"no quantity {quantity!r}; there are: {', '.join(can)}")
+        self._board.world.set(place, **quantities)
 
     def _image(self) -> int:
         """Do what flashing an image does: nothing of before is left. Gives the size [bytes]."""

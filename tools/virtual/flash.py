@@ -7,11 +7,19 @@ block's erases. The board writes both; the host arms the cut and reads.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
 from pathlib import Path
 
+from tools.board_errors import LinkError
+
 BLOCK = 4096
 HEAD = 16
+
+
+class ImageError(LinkError):
+    """The image's file cannot be used. One line."""
 
 
 class Flash:
@@ -22,11 +30,35 @@ class Flash:
         self.counts = image.with_name(image.name + ".wear")
         self.nvs = image.with_name(image.name + ".nvs")
         self.blocks = blocks
+        self._lock = -1
+
+    def take(self) -> None:
+        """Let no other virtual board use the image until `release`. Raises ImageError.
+
+        The kernel frees the lock when its holder dies, however it dies.
+        """
+        try:
+            self.image.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.image, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise ImageError(f"{self.image}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise ImageError(f"{self.image}: in use by another virtual board") from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let others use the image; harmless when they may."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @property
     def exists(self) -> bool:
-        """Say whether there is an image."""
-        return self.image.exists()
+        """Say whether there is an image; a file that was only locked so far is empty."""
+        return self.image.exists() and self.image.stat().st_size > 0
 
     def erase(self) -> None:
         """Make an empty chip; the wear so far is kept."""

@@ -80,6 +80,7 @@ class Hardware:
         self._parts: dict[int, parts.Part] = {}
         self._wires: dict[int, parts.OneWireBus] = {}
         self._i2c: list[parts.I2cPart] = []
+        self.sensors: dict[str, tuple[str, ...]] = {}  # what each place's can feel
         self.fitted = False  # whether somebody said what is wired to it
         self._rtc_memory = ""
         self._rtc_set: tuple[float, float] | None = None
@@ -87,10 +88,12 @@ class Hardware:
     def fit(self, sensors: Iterable[Mapping[str, Any]]) -> None:
         """Wire up a part for each sensor of the board's settings that has one."""
         self._parts, self._wires, self._i2c = {}, {}, []
+        self.sensors = {}
         for settings in sensors:
             part = fitting.fit(self.world, settings)
             if part is not None:
                 self.attach(part, settings.get("pin"))
+                self.sensors[part.place] = part.feels
         self.fitted = True
 
     def fit_as_told(self, settings: str) -> None:

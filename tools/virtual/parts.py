@@ -14,13 +14,17 @@ from tools.virtual.world import World
 
 
 class Part:
-    """Something on the board's pins; `place` names it in the world."""
+    """Something on the board's pins; `place` names it in the world, `feels` what it can feel."""
+
+    feels: tuple[str, ...] = ()
 
     def __init__(self, world: World, place: str, settings: Mapping[str, Any]) -> None:
         self.world, self.place, self.settings = world, place, settings
 
     def feel(self, quantity: str) -> float:
         """Give a physical quantity at this part; OSError where it is off its wires."""
+        if quantity not in self.feels:
+            raise ValueError(f"{type(self).__name__}.feels has no {quantity}")
         if self.world.is_broken(self.place):
             raise OSError(110)  # ETIMEDOUT
         return self.world.get(self.place, quantity)
@@ -28,6 +32,8 @@ class Part:
 
 class Dht(Part):
     """DHT11 and DHT22: five bytes, the last the sum of the others."""
+
+    feels = ("temperature_c", "humidity_pct")
 
     def frame(self) -> bytes:
         """Give what the sensor sends when it is asked."""
@@ -43,6 +49,8 @@ class Dht(Part):
 class Analog(Part):
     """A voltage on an ADC pin."""
 
+    feels = ("voltage_v",)
+
     def microvolts(self) -> int:
         """Give the voltage [µV]."""
         return max(0, round(self.feel("voltage_v") * 1_000_000))
@@ -50,6 +58,8 @@ class Analog(Part):
 
 class Digital(Part):
     """A contact or a motion sensor: a level on a pin."""
+
+    feels = ("level",)
 
     def level(self) -> int:
         """Give the pin's level."""
@@ -68,6 +78,8 @@ def crc8(data: bytes) -> int:
 
 class Ds18b20(Part):
     """A thermometer on a 1-Wire bus, with a ROM code of its own."""
+
+    feels = ("temperature_c",)
 
     def __init__(self, world: World, place: str, settings: Mapping[str, Any]) -> None:
         super().__init__(world, place, settings)

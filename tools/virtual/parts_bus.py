@@ -59,6 +59,8 @@ class Sensirion(I2cPart):
 class Sht3x(Sensirion):
     """SHT30, 31, 35."""
 
+    feels = ("temperature_c", "humidity_pct")
+
     def commands(self) -> Mapping[bytes, Callable[[], list[int]]]:
         """One measurement at three repeatabilities; the soft reset."""
         return {
@@ -76,6 +78,8 @@ class Sht3x(Sensirion):
 class Sht4x(Sensirion):
     """SHT40, 41, 45."""
 
+    feels = ("temperature_c", "humidity_pct")
+
     def commands(self) -> Mapping[bytes, Callable[[], list[int]]]:
         """One measurement at three precisions; the soft reset."""
         return {b"\xfd": self._measure, b"\xf6": self._measure, b"\xe0": self._measure,
@@ -88,6 +92,8 @@ class Sht4x(Sensirion):
 
 class Scd4x(Sensirion):
     """SCD40, 41: measures from the command that begins it; takes no other meanwhile."""
+
+    feels = ("co2_ppm", "temperature_c", "humidity_pct")
 
     default_address = 0x62
 
@@ -139,6 +145,8 @@ class Bme280(I2cPart):
 
     The calibration is the example of the BMP280's datasheet, and a common one for humidity.
     """
+
+    feels = ("temperature_c", "pressure_hpa", "humidity_pct")
 
     default_address = 0x76
     T = (27504, 26435, -1000)
@@ -219,6 +227,8 @@ class Hx711(PinPart):
 
     What it weighs is the world's `raw`, the number it would give.
     """
+
+    feels = ("raw",)
 
     def __init__(self, world: World, place: str, settings: Mapping[str, Any]) -> None:
         super().__init__(world, place, settings)

@@ -47,6 +47,7 @@ class Supervisor:
         password: str | None,
         pty: bool,
     ) -> None:
+        flash.take()
         self.rootfs, self.flash, self.hardware = rootfs, flash, hardware
         self.console, self.heap_kb = console, heap_kb
         self.heap_base = self.heap_total = self.boots = 0
@@ -130,6 +131,7 @@ class Supervisor:
         self.cut()
         self.air.close()
         self.uart.close()
+        self.flash.release()
 
     def reply(self, number: int, value: Any, error: Any = None) -> None:
         """Answer one question of the firmware."""
