@@ -28,10 +28,10 @@ from typing import Any
 from gateway import bridge as _all_of_it  # noqa: F401
 from gateway import queue
 from gateway.batch import Batch, Change, Entry
-from gateway.clients import Clients
 from gateway.commit import Committer
 from gateway.drain import Drain
 from gateway.outbox import Outbox, Record
+from gateway.wills import Wills
 
 AFTER_MESSAGES = 10
 """The fault hits this message (and, for those that come again, every one so far apart)."""
@@ -150,7 +150,7 @@ def _wrong_qos() -> None:
 
 def _lose_will() -> None:
     """Never publish a will."""
-    _patch(Clients, "publish", lambda *_: None)
+    _patch(Wills, "_fire", lambda *_: None)
 
 
 FAULTS: dict[str, Callable[[], None]] = {

@@ -285,8 +285,8 @@ def test_do_set_names_the_sensors_and_quantities_that_there_are(known: VirtualBo
 
 @pytest.mark.parametrize("words", [
     ("info",), ("deploy",), ("erase", "--yes"), ("logs", "--for", "0.1"), ("shell",),
-    ("provision", "--device", "x", "--ssid", "s", "--wifi-password", "p", "--gateway", "g",
-     "--sensor", "dht22:4")])
+    ("provision", "--device", "x", "--ssid", "s", "--wifi-password", "password", "--gateway",
+     "g", "--sensor", "dht22:4")])
 def test_board_without_power_is_told(known: VirtualBoard, words: tuple[str, ...]) -> None:
     run("do", "power-cut")
     assert failed(*words).endswith("it has no power: tidegate board do power-on")

@@ -155,7 +155,7 @@ class Control(Closeable):
             "press": board.drive,
             "set": self._set,
             "status": lambda: {
-                "on": board.pid is not None,
+                "on": not board.core.off.is_set(),
                 "boots": board.boots,
                 "erases": sum(board.erases()),
                 "outputs": {str(pin): level for pin, level in board.hardware.outputs.items()},
