@@ -104,7 +104,8 @@ class Batch(Struct):
 
 
 class Change(Struct, array_like=True):
-    """A batch in the journal. Runs are of keys that were all there, first and last included."""
+    """A batch in the journal, or that the upstream forgot us, which no batch says. Runs are of
+    keys that were all there, first and last included."""
 
     rows: list[Row]
     released: list[Run] = []
@@ -114,10 +115,12 @@ class Change(Struct, array_like=True):
     retained: list[tuple[str, tuple[int, bytes] | None]] = []
     wills: list[tuple[str, tuple[str, int, bool, bytes] | None]] = []
     received: list[tuple[str, int, bool]] = []
+    forgotten: bool = False  # the upstream holds nothing of ours from before this outbox
 
     def settles(self) -> bool:
         """Whether it only says what became of messages that are there."""
-        return not (self.rows or self.seen or self.retained or self.wills or self.received)
+        return not (self.rows or self.seen or self.retained or self.wills or self.received
+                    or self.forgotten)
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -17,13 +17,13 @@ from typing import Any
 from gateway import wire
 from gateway.batch import Batch, Entry
 from gateway.clients import Clients
-from gateway.commit import Committer, Pacer
+from gateway.commit import RETRY_S, Committer, Pacer
 from gateway.config import Config
 from gateway.control import Control, path_for
 from gateway.devices import PREFIX, Devices, Key, ack_payload, device_of
 from gateway.door import Door
 from gateway.drain import Drain
-from gateway.errors import ProtocolError
+from gateway.errors import OutboxError, ProtocolError
 from gateway.flight import Flight
 from gateway.leaving import Leaving
 from gateway.listener import Listener
@@ -73,7 +73,7 @@ class Bridge:
         self.listener = Listener(config.listener, self.door or self.clients)
         self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
         self.upstream = Upstream(config.upstream, self.drain, self.status_topic,
-                                 forget=self.outbox.new)
+                                 forgotten=self._forgotten if self.outbox.forget else None)
         self.drain.upstream = self.upstream
         self.local_broker = None if config.broker is None else LocalBroker(
             config.broker, self.clients,
@@ -290,6 +290,18 @@ class Bridge:
         self._force(target, f"gateway/{self.config.id}", b"online", 1, self.outbox.clock_s(),
                     entries, retain=True)
         self._insert(entries)
+
+    async def _forgotten(self) -> None:
+        """The upstream holds nothing of ours: on disk before anything is sent, since to forget
+        once more would then lose what it holds."""
+        while True:
+            try:
+                await self.committer.read(self.outbox.forgotten)
+                return
+            except OutboxError as error:
+                log.error("cannot note that the upstream forgot, sending nothing reason=%r",
+                          str(error))
+                await asyncio.sleep(RETRY_S)
 
     @staticmethod
     def utc_ms() -> int | None:

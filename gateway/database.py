@@ -3,7 +3,8 @@
 A message is one row of `msg`. `key` is `lane << 56 | id`, so that one b-tree keeps every lane in
 order and a finished run of messages is one range delete. `mid` is the packet identifier it was
 given; `released` holds runs of keys whose PUBREC came, beside the messages, so that their pages
-need not be written again. `journal` says which generation of the journal is in here.
+need not be written again. `journal` says which generation of the journal is in here and up to
+which offset, and whether what the upstream still holds of us is to be forgotten.
 
 What a journal holds beyond that is laid over the tables by `lay_over`: `now` is then `msg` as it
 really is. Reading needs no room on the disk.
@@ -13,19 +14,26 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.batch import Change, Pending, runs
 from gateway.errors import OutboxError
+from gateway.journal import ALL
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # 1 had no journal; 2 did not say how far it was taken over, nor `forget`
 PAGE_BYTES = 1024
 WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
 COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
 
 _RELEASE = ("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
             "last = max(last, excluded.last)")
-_JOURNAL = "CREATE TABLE journal(generation INTEGER);"
+_JOURNAL = "CREATE TABLE journal(generation INTEGER, at INTEGER, forget INTEGER);"
+_FROM_2 = f"""
+ALTER TABLE journal ADD COLUMN at INTEGER;
+ALTER TABLE journal ADD COLUMN forget INTEGER;
+UPDATE journal SET at = {ALL}, forget = 0;
+"""
 _SCHEMA = f"""
 CREATE TABLE msg(key INTEGER PRIMARY KEY, mid INTEGER, qos INTEGER, retain INTEGER,
   age_s INTEGER, route TEXT, source TEXT, topic TEXT, payload BLOB);
@@ -47,9 +55,9 @@ CREATE TEMP VIEW now AS SELECT {COLUMNS} FROM main.msg WHERE key NOT IN (SELECT 
 """
 
 
-def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
+def connect(path: Path) -> sqlite3.Connection:
     """Open the database for the gateway alone, WAL and synchronous=FULL: a commit returns after
-    its fsync. Returns it and whether it was made just now. Raises OutboxError, DatabaseError."""
+    its fsync. Raises OutboxError, DatabaseError."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -63,22 +71,32 @@ def connect(path: Path) -> tuple[sqlite3.Connection, bool]:
             raise OutboxError(f"{path}: written by a newer Tidegate (format {version}, this one "
                               f"reads up to {SCHEMA_VERSION}); install that version")
         if version < SCHEMA_VERSION:
-            schema = _JOURNAL if version else _SCHEMA
-            db.executescript(f"BEGIN; {schema} INSERT INTO journal VALUES({_first()}); "
+            db.executescript(f"BEGIN; {_migration(version)} "
                              f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(str(problem))
+        # What a failed sync left in the log is perhaps in memory only, and no later sync of the
+        # log would write it; this does. Where there is no room, nothing is worse than before.
+        with suppress(sqlite3.OperationalError):
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         db.executescript(_LAYER)
     except BaseException:
         db.close()
         raise
-    return db, version == 0
+    return db
 
 
-def _first() -> int:
-    """The generation before a new database's first: random, so that journals cannot be mixed."""
-    return 1 << 61 | secrets.randbits(60)
+def _migration(version: int) -> str:
+    """What makes a database of an earlier format, or an empty one, one of this.
+
+    The generation before its first is random, so that journals cannot be mixed. A new one knows
+    nothing of what was sent before.
+    """
+    if version == 2:
+        return _FROM_2
+    return (f"{_JOURNAL if version else _SCHEMA} INSERT INTO journal "
+            f"VALUES({1 << 61 | secrets.randbits(60)}, {ALL}, {version == 0:d});")
 
 
 def look(path: Path) -> sqlite3.Connection:
@@ -89,17 +107,23 @@ def look(path: Path) -> sqlite3.Connection:
     return db
 
 
-def generation(db: sqlite3.Connection) -> int:
-    """Return the last generation of the journal that is in the database."""
-    return int(db.execute("SELECT generation FROM journal").fetchone()[0])
+def applied(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """Return the last generation of the journal that is in the database, and the offset behind
+    what is in it; None in a format without a journal."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version < 2:
+        return None
+    at = "at" if version > 2 else str(ALL)
+    generation, at = db.execute(f"SELECT generation, {at} FROM journal").fetchone()
+    return generation, at
 
 
 def lay_over(db: sqlite3.Connection, pending: Pending) -> None:
     """Make `now` show what is pending; nothing is written to the disk."""
     db.execute("DELETE FROM fresh")
     db.execute("DELETE FROM gone")
-    db.executemany("INSERT OR IGNORE INTO gone VALUES(?)", [(key,) for key in (*pending.ended,
-                                                                     *pending.moved)])
+    db.executemany("INSERT OR IGNORE INTO gone VALUES(?)",
+                   [(key,) for key in (*pending.ended, *pending.moved, *pending.rows)])
     db.executemany("INSERT INTO fresh SELECT ?2, ?3, qos, retain, age_s, route, source, topic, "
                    "payload FROM main.msg WHERE key = ?1", _moves(pending))
     db.executemany("INSERT INTO fresh VALUES(?,?,?,?,?,?,?,?,?)", list(pending.rows.values()))
@@ -110,7 +134,8 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
     if pending.ended:
         db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", runs(pending.ended))
     db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", _moves(pending))
-    db.executemany("INSERT INTO msg VALUES(?,?,?,?,?,?,?,?,?)",
+    # Some may be there: a commit that failed may have reached the disk, and was tried again.
+    db.executemany("INSERT OR REPLACE INTO msg VALUES(?,?,?,?,?,?,?,?,?)",
                    sorted(pending.rows.values()))
     db.executemany(_RELEASE, runs(pending.released))
     if pending.ended:

@@ -7,8 +7,10 @@ by what comes later. A record:
     generation (8) | length of the body (4) | CRC-32 of all but itself (4) | body
 
 When the database has taken over all that is in it, the next generation begins at the start of the
-file; the database knows the last one it took over. A generation begins at a random number with a
-new database, so that a journal is never read into another's.
+file; the database knows the last one it took over, and up to which offset. Not more: a disk may
+tell us that it could not sync what it has all the same, and we then go on in the same generation,
+behind what the database turns out to have after a crash. A generation begins at a random number
+with a new database, so that a journal is never read into another's.
 """
 
 from __future__ import annotations
@@ -20,10 +22,13 @@ import struct
 import zlib
 from pathlib import Path
 
+from msgspec import Struct, field
+
 from gateway.errors import OutboxError
 
 PAGE = 4096
 SIZE_BYTES = 4 << 20
+ALL = 1 << 62  # an offset behind every record: the whole generation
 LIFE = 1 << 40  # generations of one database; two that began at random are further apart
 RESERVE_BYTES = 64 << 10  # for what makes room, see `room`
 _HEAD = struct.Struct(">QII")
@@ -34,14 +39,26 @@ class AlienError(OutboxError):
     """The journal is of another database."""
 
 
+class Found(Struct):
+    """What is to be applied yet, and where to go on.
+
+    bodies: in order. end: the offset behind them. damaged: one in between is unreadable.
+    """
+
+    generation: int
+    end: int
+    bodies: list[bytes] = field(default_factory=list)
+    damaged: bool = False
+
+
 class Journal:
     """One generation of records. Raises OutboxError where the disk does."""
 
     def __init__(self, path: Path, size_bytes: int = SIZE_BYTES) -> None:
         self.path, self.size_bytes = path, size_bytes
         self.generation = 0
-        self.damaged = False  # a record is unreadable although there are later ones
-        self._at = 0
+        self.at = 0  # the offset of the next record
+        self.torn = False  # a write failed; what it left may look whole until the next one
         self._fd = -1
         self._buffer = mmap.mmap(-1, 16 * PAGE)  # O_DIRECT wants whole pages of memory
         try:
@@ -55,27 +72,24 @@ class Journal:
             self.close()
             raise OutboxError(f"{path}: {error.strerror}; is there room on the disk?") from error
 
-    def read(self, applied: int) -> list[bytes]:
-        """The bodies of the generation after `applied`, in order; go on behind them.
+    def read(self, applied: int, at: int = ALL) -> Found:
+        """Find what the database does not have, and go on behind it; see the function `read`."""
+        found = read(self.path, applied, at)
+        self.generation, self.at = found.generation, found.end
+        return found
 
-        Raises AlienError where the file is of another database.
-        """
-        bodies, self._at, self.damaged = read(self.path, applied)
-        self.generation = applied + 1
-        return bodies
-
-    def begin(self, generation: int) -> None:
-        """Start anew: the database has everything."""
-        self.generation, self._at = generation, 0
+    def begin(self) -> None:
+        """Start the next generation: the database has everything, and that is on the disk."""
+        self.generation, self.at, self.torn = self.generation + 1, 0, False
 
     def room(self, body: bytes, *, reserve: bool) -> bool:
         """Whether a record fits. reserve: it makes room, so it may have what is kept for that."""
         most = self.size_bytes if reserve else self.size_bytes - RESERVE_BYTES
-        return self._at + _pages(_HEAD.size + len(body)) <= most
+        return self.at + _pages(_HEAD.size + len(body)) <= most
 
     def empty(self) -> bool:
         """Whether this generation has no record yet."""
-        return self._at == 0
+        return self.at == 0
 
     def append(self, body: bytes) -> None:
         """Write a record; returns after its sync. After an error the record may be there or not,
@@ -87,12 +101,14 @@ class Journal:
         if len(buffer) < size:
             buffer = mmap.mmap(-1, size)
         buffer[:length] = head + body
+        self.torn = True
         try:
-            if os.pwrite(self._fd, memoryview(buffer)[:size], self._at) != size:
+            if os.pwrite(self._fd, memoryview(buffer)[:size], self.at) != size:
                 raise OutboxError(f"{self.path}: the disk took a part of a write")
         except OSError as error:
             raise OutboxError(f"{self.path}: {error.strerror}") from error
-        self._at += size
+        self.at += size
+        self.torn = False
 
     def close(self) -> None:
         """Let the file go."""
@@ -101,28 +117,34 @@ class Journal:
             self._fd = -1
 
 
-def read(path: Path, applied: int) -> tuple[list[bytes], int, bool]:
-    """Bodies of the generation after `applied`, where they end, and whether one in between is
-    unreadable. Raises AlienError."""
+def read(path: Path, applied: int, at: int = ALL) -> Found:
+    """Find what a database does not have that took over a generation up to the offset `at`.
+
+    That is the next generation: it was begun when the database had all of this one for sure, so
+    what is left of this one's is of no worth then. Or, where the next one was not begun, what this
+    one has from `at` on. Raises AlienError where the file is of another database.
+    """
     data = path.read_bytes() if path.exists() else b""
-    bodies: list[bytes] = []
-    end, at, damaged = 0, 0, False
-    while at + _HEAD.size <= len(data):
-        generation, length, crc = _HEAD.unpack_from(data, at)
-        stop = at + _HEAD.size + length
-        body = data[at + _HEAD.size:stop]
+    rest, following = Found(applied, at), Found(applied + 1, 0)
+    place = 0
+    while place + _HEAD.size <= len(data):
+        generation, length, crc = _HEAD.unpack_from(data, place)
+        stop = place + _HEAD.size + length
+        body = data[place + _HEAD.size:stop]
         if generation == 0 or stop > len(data) \
-                or zlib.crc32(body, zlib.crc32(data[at:at + _SUM.size])) != crc:
-            at += PAGE  # never written, torn by a power cut, or damaged
+                or zlib.crc32(body, zlib.crc32(data[place:place + _SUM.size])) != crc:
+            place += PAGE  # never written, torn by a power cut, or damaged
             continue
-        if at == 0 and not 0 <= applied + 1 - generation < LIFE:
+        if place == 0 and not 0 <= applied + 1 - generation < LIFE:
             raise AlienError(f"{path}: is not of this outbox")
-        if generation == applied + 1:
-            damaged = damaged or at != end
-            bodies.append(body)
-            end = at + _pages(stop - at)
-        at += _pages(stop - at)
-    return bodies, end, damaged
+        behind = place + _pages(stop - place)
+        for found in (rest, following):
+            if generation == found.generation and place >= found.end:
+                found.damaged = found.damaged or place != found.end
+                found.bodies.append(body)
+                found.end = behind
+        place = behind
+    return rest if rest.bodies and not following.bodies else following
 
 
 def _open(path: Path) -> int:

@@ -37,6 +37,7 @@ log = logging.getLogger("tidegate.outbox")
 
 PENDING_MOST = 8192  # messages that only the journal has; bounds memory
 LOAD_BYTES = 8 * 2**20  # of payload, read from the backlog at once
+NOTHING = batches.encode(Change([]))
 JOURNAL = "-batches"  # behind the database's name; SQLite takes -journal, -wal and -shm
 
 
@@ -74,8 +75,9 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutboxError(f"{path}: {error.strerror}: {error.filename}") from error
-        # new: made just now; nothing is known of what was sent before
-        self._db, self.new = self._connect()
+        self._db = self._connect()
+        # forget: what the upstream holds of us is of an outbox that is gone, in whole or in part
+        self.forget = bool(self._db.execute("SELECT forget FROM journal").fetchone()[0])
         try:
             self.journal = self._open_journal(journal_bytes)
         except BaseException:
@@ -99,7 +101,7 @@ class Outbox:
 
     # --- opening
 
-    def _connect(self) -> tuple[sqlite3.Connection, bool]:
+    def _connect(self) -> sqlite3.Connection:
         try:
             return database.connect(self.path)
         except sqlite3.DatabaseError as error:
@@ -126,21 +128,33 @@ class Outbox:
     def _open_journal(self, size_bytes: int) -> Journal:
         path = self.path.with_name(self.path.name + JOURNAL)
         journal = Journal(path, size_bytes)
+        applied = database.applied(self._db)
+        assert applied is not None
         try:
-            for body in journal.read(database.generation(self._db)):
-                self.pending.fold(batches.decode(body))
-            if not journal.damaged:
+            found = journal.read(*applied)
+            for body in found.bodies:
+                self._fold(batches.decode(body))
+            if not found.damaged:
                 return journal
             reason = "a record is unreadable; the others were taken over"
         except (AlienError, msgspec.MsgspecError) as error:
             reason = str(error)
         journal.close()
+        self._must_forget()
         aside = self._put_aside((JOURNAL,))
         self.set_aside = aside.with_name(aside.name + JOURNAL)
         log.error("journal set aside path=%s reason=%r", self.set_aside, reason)
         journal = Journal(path, size_bytes)
-        journal.read(database.generation(self._db))
+        journal.read(*applied)
         return journal
+
+    def _must_forget(self) -> None:
+        """Note it before the journal goes: it may have known packet identifiers."""
+        self.forget = True
+        try:
+            self._db.execute("UPDATE journal SET forget = 1")
+        except sqlite3.Error as error:  # with the next transaction then, see `_write`
+            log.warning("cannot note that the upstream has to forget reason=%r", str(error))
 
     def start(self) -> Start:
         """Read what a restart needs; the backlog itself stays on disk."""
@@ -212,9 +226,11 @@ class Outbox:
                 return
         if self.journal.room(body, reserve=makes_room):
             self.journal.append(body)
-            self.pending.fold(change)
+            self._fold(change)
             return
-        self.pending.fold(change)  # more than a journal holds
+        if self.journal.torn:  # what a failed write left here must not come back on top of this
+            self.journal.append(NOTHING)
+        self._fold(change)  # more than a journal holds
         try:
             self.flush()
         except OutboxError:
@@ -243,17 +259,30 @@ class Outbox:
         self.journal.append(body)
         before.fold(rest)
 
+    def forgotten(self) -> None:
+        """Note that the upstream holds nothing of ours. Raises OutboxError."""
+        self.commit(Record(Change([], forgotten=True)))
+
+    def _fold(self, change: Change) -> None:
+        self.pending.fold(change)
+        if change.forgotten:
+            self.forget = False
+
     def flush(self) -> None:
-        """Let the database take over all that the journal holds. Raises OutboxError."""
+        """Let the database take over all that the journal holds.
+
+        Raises OutboxError; whether the database has it is then open until the next flush or start.
+        """
         if not self.pending and self.journal.empty():
             return
         self._transact(self._write)
         self.pending = Pending()
-        self.journal.begin(self.journal.generation + 1)
+        self.journal.begin()
 
     def _write(self) -> None:
         database.write(self._db, self.pending)
-        self._db.execute("UPDATE journal SET generation = ?", (self.journal.generation,))
+        self._db.execute("UPDATE journal SET generation = ?, at = ?, forget = ?",
+                         (self.journal.generation, self.journal.at, self.forget))
 
     def _transact(self, job: Callable[[], None]) -> None:
         """Raises OutboxError, nothing then changed."""

@@ -86,9 +86,9 @@ def open_closed(path: Path) -> sqlite3.Connection:
         db = database.look(path)
         db.execute("SELECT 1 FROM msg LIMIT 1").fetchone()
         pending = Pending()
-        if db.execute("PRAGMA user_version").fetchone()[0] > 1:  # has a journal
+        if (applied := database.applied(db)) is not None:
             journal = path.with_name(path.name + JOURNAL)
-            for body in read(journal, database.generation(db))[0]:
+            for body in read(journal, *applied).bodies:
                 pending.fold(decode(body))
         database.lay_over(db, pending)
     except (sqlite3.Error, msgspec.MsgspecError) as error:

@@ -42,8 +42,9 @@ class PahoSession(paho.Client):
     (0 where it says none). closing: called before paho closes its socket. subscribed: called with
     the codes of a SUBACK (section 3.9.3), and must not call back. forget: begin with a
     session of no past, since the outbox that knew its packet identifiers is gone; what the broker
-    still held under them would swallow new messages. At 3.1.1 that takes a connection of its own,
-    which ends with `forgotten` set (clean session 1, section 3.1.2.4).
+    still held under them would swallow new messages. That takes a connection of its own, which
+    ends with `forgotten` set (clean session 1, section 3.1.2.4 of MQTT 3.1.1; at 5 it is a clean
+    start of a session that expires with the connection).
     """
 
     def __init__(self, config: UpstreamConfig, will_topic: str | None, opened: Opened,
@@ -99,7 +100,7 @@ class PahoSession(paho.Client):
         self.forgotten = False
         if self.v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = 0xFFFFFFFF
+            properties.SessionExpiryInterval = 0 if self._forget else 0xFFFFFFFF
             properties.ReceiveMaximum = 100
             self.connect_async(config.host, config.port, keepalive=config.keepalive_s,
                                clean_start=self._forget, properties=properties)
@@ -185,10 +186,8 @@ class PahoSession(paho.Client):
             self._set_will()
             return
         if self._forget:
-            self._forget = False
-            if not self.v5:
-                self.forgotten = True
-                return
+            self._forget, self.forgotten = False, True
+            return
         limits = Limits(v5=self.v5, window=self._config.inflight or (
             MOST_INFLIGHT if self.v5 else SAFE_INFLIGHT))
         keepalive_s = 0

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway import wire
@@ -61,10 +62,15 @@ class Listener(Protocol):
 
 
 class Upstream:
-    """Keeps one link up, with full jitter between tries, until stopped."""
+    """Keeps one link up, with full jitter between tries, until stopped.
+
+    forgotten: where given, the broker's old session of ours is thrown away first, and this awaited
+    before the first one that stays.
+    """
 
     def __init__(self, config: UpstreamConfig, listener: Listener, will_topic: str | None,
-                 name: str = "upstream", *, forget: bool = False,
+                 name: str = "upstream", *,
+                 forgotten: Callable[[], Awaitable[None]] | None = None,
                  subscribed: Subscribed | None = None) -> None:
         self.config, self._listener = config, listener
         self.connected = False
@@ -83,7 +89,8 @@ class Upstream:
         self._name = name  # for the log
         self._paused = False
         self._session = PahoSession(config, will_topic, self._opened, self._detach,
-                                    forget=forget, subscribed=subscribed)
+                                    forget=forgotten is not None, subscribed=subscribed)
+        self._forgotten = forgotten
 
     # --- what the bridge calls
 
@@ -127,7 +134,8 @@ class Upstream:
                 await self._watch()
             except (OSError, ValueError) as error:
                 self._close(_reason(error))
-            if self._session.forgotten:
+            if self._session.forgotten and self._forgotten is not None:
+                await self._forgotten()
                 continue
             now_s = time.monotonic()
             level, text = self._outage.failed(self._reason, now_s)

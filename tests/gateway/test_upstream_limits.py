@@ -21,6 +21,7 @@ MAXIMUM_QOS_0, MAXIMUM_QOS_1 = b"\x24\x00", b"\x24\x01"
 NO_RETAIN = b"\x25\x00"
 PACKETS_TO_200 = b"\x27\x00\x00\x00\xc8"
 KEEP_ALIVE_1 = b"\x13\x00\x01"
+FORGETS = 1  # connection of a new outbox, which throws away what the broker holds of us
 
 
 @pytest.fixture
@@ -83,9 +84,9 @@ def test_retain_not_available_gets_none(make: Make, broker: FakeBroker) -> None:
     send(gateway, b"x", retain=True)
     assert broker.wait_for(b"x").retain is False
     wait_until(lambda: [m.retain for m in broker.received if m.payload == b"online"] == [False])
-    assert len(broker.connects) == 2
+    assert len(broker.connects) == 2 + FORGETS
     flags = [connect[7] for connect in broker.connects]
-    assert [flag >> 5 & 1 for flag in flags] == [1, 0]
+    assert [flag >> 5 & 1 for flag in flags] == [1, 0, 0]
 
 
 def test_message_over_the_maximum_packet_size_is_set_aside(
@@ -118,7 +119,7 @@ def test_server_keep_alive_is_obeyed(make: Make, broker: FakeBroker) -> None:
     with RawClient(gateway.port) as client:
         client.open("clock", keepalive_s=1)
         assert client.closed()  # 1.5 s of silence later
-    assert len(broker.connects) == 1
+    assert len(broker.connects) == 1 + FORGETS
     assert gateway.status()["upstream"] == "connected"
 
 
@@ -185,7 +186,7 @@ def test_refused_connection_is_tried_again(make: Make, broker: FakeBroker) -> No
     gateway = make(broker.port, outbox=QUICK, upstream=V5)
     send(gateway, b"x")
     broker.wait_for(b"x", 20)
-    assert len(broker.connects) == 3
+    assert len(broker.connects) == 3 + FORGETS
 
 
 def test_clean_stop_says_offline_and_disconnect(make: Make, broker: FakeBroker) -> None:
@@ -193,7 +194,7 @@ def test_clean_stop_says_offline_and_disconnect(make: Make, broker: FakeBroker) 
     broker.wait_for(b"online")
     gateway.stop()
     assert broker.wait_for(b"offline").retain
-    wait_until(lambda: broker.disconnects == 1)
+    wait_until(lambda: broker.disconnects == 1 + FORGETS)
 
 
 def test_mqtt_5_to_a_real_broker(make: Make, upstream: Mosquitto, judge: Subscriber) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import journal as journals
 from gateway.errors import OutboxError
-from gateway.journal import PAGE, RESERVE_BYTES, AlienError, Journal, read
+from gateway.journal import PAGE, RESERVE_BYTES, AlienError, Found, Journal, read
 
 SIZE = RESERVE_BYTES + 4 * PAGE
 BODIES = [b"first", b"x" * 9000, b"", b"last"]
@@ -23,7 +23,7 @@ def path(path: Path) -> Path:
 
 def written(path: Path, applied: int = 6, bodies: list[bytes] = BODIES) -> Journal:
     journal = Journal(path, SIZE)
-    assert journal.read(applied) == []
+    assert journal.read(applied) == Found(applied + 1, 0)
     for body in bodies:
         journal.append(body)
     return journal
@@ -32,17 +32,41 @@ def written(path: Path, applied: int = 6, bodies: list[bytes] = BODIES) -> Journ
 def test_records_come_back_in_order_and_more_may_follow(path: Path) -> None:
     written(path).close()
     journal = Journal(path, SIZE)
-    assert journal.read(6) == BODIES
+    assert journal.read(6).bodies == BODIES
     journal.append(b"more")
-    assert read(path, 6)[0] == [*BODIES, b"more"]
+    assert read(path, 6).bodies == [*BODIES, b"more"]
 
 
 def test_generation_that_the_database_has_is_not_read_again(path: Path) -> None:
     journal = written(path)
-    assert read(path, 7) == ([], 0, False)
-    journal.begin(8)
+    assert read(path, 7) == Found(8, 0)
+    journal.begin()
     journal.append(b"new")
-    assert read(path, 7)[0] == [b"new"]  # what stands behind it is of the one before
+    assert read(path, 7).bodies == [b"new"]  # what stands behind it is of the one before
+
+
+def test_rest_of_a_generation_is_read_where_the_database_has_its_beginning(path: Path) -> None:
+    journal = written(path)
+    assert read(path, 7, 4 * PAGE) == Found(7, 6 * PAGE, BODIES[2:])
+    journal.read(7, 4 * PAGE)
+    journal.append(b"more")
+    assert read(path, 7, 4 * PAGE).bodies == [*BODIES[2:], b"more"]
+    assert read(path, 7, 7 * PAGE) == Found(8, 0)
+
+
+def test_rest_of_a_generation_is_of_no_worth_once_the_next_one_began(path: Path) -> None:
+    journal = written(path)
+    journal.begin()
+    journal.append(b"new")
+    assert read(path, 7, 4 * PAGE) == Found(8, PAGE, [b"new"])
+
+
+def test_damage_in_the_rest_of_a_generation_is_told(path: Path) -> None:
+    written(path).close()
+    data = bytearray(path.read_bytes())
+    data[PAGE + 100] ^= 1
+    path.write_bytes(data)
+    assert read(path, 7, PAGE) == Found(7, 6 * PAGE, BODIES[2:], damaged=True)
 
 
 def test_journal_of_another_database_is_refused(path: Path) -> None:
@@ -57,7 +81,7 @@ def test_record_torn_at_the_end_is_as_if_never_written(path: Path) -> None:
     last = 5 * PAGE  # `first`, three pages, one without a body
     data[last + 16:last + 20] = bytes(4)
     path.write_bytes(data)
-    assert read(path, 6) == (BODIES[:3], last, False)
+    assert read(path, 6) == Found(7, last, BODIES[:3])
 
 
 def test_damage_before_a_whole_record_is_told(path: Path) -> None:
@@ -65,19 +89,19 @@ def test_damage_before_a_whole_record_is_told(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[PAGE + 100] ^= 1
     path.write_bytes(data)
-    bodies, _, damaged = read(path, 6)
-    assert (bodies, damaged) == ([BODIES[0], *BODIES[2:]], True)
+    found = read(path, 6)
+    assert (found.bodies, found.damaged) == ([BODIES[0], *BODIES[2:]], True)
 
 
 def test_room_ends_before_the_reserve_and_the_reserve_at_the_file(path: Path) -> None:
     journal = written(path, bodies=[])
     while journal.room(b"x", reserve=False):
         journal.append(b"x")
-    assert journal._at == SIZE - RESERVE_BYTES
+    assert journal.at == SIZE - RESERVE_BYTES
     while journal.room(b"x", reserve=True):
         journal.append(b"x")
-    assert journal._at == path.stat().st_size == SIZE
-    assert len(read(path, 6)[0]) == SIZE // PAGE
+    assert journal.at == path.stat().st_size == SIZE
+    assert len(read(path, 6).bodies) == SIZE // PAGE
 
 
 def test_write_that_fails_leaves_its_place_to_the_next(
@@ -92,7 +116,7 @@ def test_write_that_fails_leaves_its_place_to_the_next(
         with pytest.raises(OutboxError, match="No space left"):
             journal.append(b"lost")
     journal.append(b"kept")
-    assert read(path, 6)[0] == [*BODIES, b"kept"]
+    assert read(path, 6).bodies == [*BODIES, b"kept"]
 
 
 def test_file_system_without_direct_writes_is_written_all_the_same(
@@ -106,4 +130,4 @@ def test_file_system_without_direct_writes_is_written_all_the_same(
 
     monkeypatch.setattr(journals.os, "open", no_direct)
     written(path)
-    assert read(path, 6)[0] == BODIES
+    assert read(path, 6).bodies == BODIES

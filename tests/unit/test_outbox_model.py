@@ -1,23 +1,28 @@
 """gateway/outbox.py against a dictionary: whatever is committed, flushed, loaded and crashed in
-whatever order, the outbox holds the same."""
+whatever order, on a disk that now and then says it could not sync what it has, the outbox holds
+the same."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from outboxes import SMALL, LostSync
 
 from gateway.batch import LANE_SHIFT, Batch, Entry
-from gateway.journal import PAGE, RESERVE_BYTES
+from gateway.errors import OutboxError
+from gateway.journal import PAGE
 from gateway.outbox import Outbox
 from gateway.routes import BACKLOG, LIVE, REFUSED
 from gateway.wire import Publish
 
-SMALL = RESERVE_BYTES + 4 * PAGE
 MASK = (1 << LANE_SHIFT) - 1
+T = TypeVar("T")
 sizes = st.sampled_from([0, 30, 4000, 6 * PAGE])
 
 
@@ -29,6 +34,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "outbox.db"
         self.outbox = Outbox(self.path, SMALL)
+        self.disk = LostSync(self.outbox)
         self.held: dict[int, Entry] = {}
         self.next_id, self.loaded = 1, 0
         self.seen: dict[tuple[str, str, int], int] = {}
@@ -38,6 +44,15 @@ class OutboxMachine(RuleBasedStateMachine):
     def _pick(self, data: st.DataObject, entries: list[Entry]) -> list[Entry]:
         return data.draw(st.lists(st.sampled_from(entries), unique_by=lambda e: e.key)) \
             if entries else []
+
+    def _do(self, job: Callable[[], T]) -> T:
+        """As the gateway does: try again, until the disk is well."""
+        try:
+            return job()
+        except OutboxError:
+            assert self.disk.failing
+            self.disk.failing = False
+            return job()
 
     @rule(lanes=st.lists(st.sampled_from([LIVE, BACKLOG]), max_size=6), size=sizes,
           seq=st.integers(0, 9), data=st.data())
@@ -58,7 +73,7 @@ class OutboxMachine(RuleBasedStateMachine):
         topic, mid = f"r{seq % 3}", seq % 4 + 1
         batch.retained[topic] = Publish(topic, b"%d" % seq, 1, True, False, 0) if seq % 2 else None
         batch.received["dev", mid] = True if seq % 2 else None
-        self.outbox.apply(batch)
+        self._do(lambda: self.outbox.apply(batch))
         for entry in batch.insert:
             self.held[entry.key] = entry
         for entry in batch.release:
@@ -89,15 +104,23 @@ class OutboxMachine(RuleBasedStateMachine):
         self.next_id += limit
         waiting = sorted(e.key for e in self.held.values()
                          if e.key >> LANE_SHIFT == BACKLOG and e.key > self.loaded and not e.mid)
-        found = self.outbox.load(self.loaded, limit, mids)
+        found = self._do(lambda: self.outbox.load(self.loaded, limit, mids))
         assert [e.key for e in found] == waiting[:limit]
         for entry in found:
             self.held[entry.key].mid = entry.mid
             self.loaded = entry.key
 
     @rule()
+    def sync_fails(self) -> None:
+        self.disk.failing = True
+        self.flush()
+
+    @rule()
     def flush(self) -> None:
-        self.outbox.flush()
+        try:
+            self.outbox.flush()
+        except OutboxError:
+            assert self.disk.failing
 
     @rule(clean=st.booleans())
     def restart(self, clean: bool) -> None:
@@ -107,6 +130,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.outbox._db.close()
             self.outbox.journal.close()
         self.outbox = Outbox(self.path, SMALL)
+        self.disk = LostSync(self.outbox)
         assert self.outbox.set_aside is None
 
     @invariant()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.batch import Batch
 from gateway.errors import OutboxError
 from gateway.journal import PAGE, RESERVE_BYTES
 from gateway.outbox import Outbox
+from gateway.outbox_view import all_rows
 from gateway.routes import BACKLOG
 
 
@@ -47,18 +49,54 @@ def test_damaged_journal_is_kept_aside_and_what_is_readable_taken_over(path: Pat
     assert outbox.set_aside.read_bytes() == bytes(data)
 
 
-def test_outbox_of_the_format_without_a_journal_is_taken_over(path: Path) -> None:
-    outbox = Outbox(path)
-    outbox.apply(Batch(insert=[entry(1, mid=1)]))
-    outbox.close()
+def without_a_journal(path: Path) -> None:
     path.with_name("outbox.db-batches").unlink()
     db = sqlite3.connect(path)
-    db.executescript("DROP TABLE journal; PRAGMA user_version=1;")
+    db.executescript("DELETE FROM msg WHERE mid = 2; DROP TABLE journal; PRAGMA user_version=1;")
     db.close()
+
+
+def without_how_far(path: Path) -> None:
+    db = sqlite3.connect(path)
+    db.executescript("ALTER TABLE journal DROP COLUMN at; ALTER TABLE journal DROP COLUMN forget;"
+                     "PRAGMA user_version=2;")
+    db.close()
+
+
+@pytest.mark.parametrize(("to_earlier", "there"), [(without_a_journal, [1]),
+                                                   (without_how_far, [1, 2])])
+def test_outbox_of_an_earlier_format_is_looked_into_and_taken_over(
+        path: Path, to_earlier: Callable[[Path], None], there: list[int]) -> None:
     outbox = Outbox(path)
-    assert not outbox.new
-    outbox.apply(Batch(insert=[entry(2, mid=2)]))
-    assert [e.mid for e in crashed(outbox).start().entries] == [1, 2]
+    outbox.apply(Batch(insert=[entry(1, mid=1), entry(9, mid=9)]))
+    outbox.apply(Batch(done=[entry(9)]))  # what is left of this in the journal is of no worth
+    outbox.flush()
+    outbox.apply(Batch(insert=[entry(2, mid=2)]))  # in the journal only
+    outbox._db.close()
+    outbox.journal.close()
+    to_earlier(path)
+    assert [row["key"] & 255 for row in all_rows(path)] == there
+    outbox = Outbox(path)
+    assert not outbox.forget
+    assert [e.mid for e in outbox.start().entries] == there
+    outbox.apply(Batch(insert=[entry(3, mid=3)]))
+    outbox = crashed(outbox)
+    assert outbox.set_aside is None
+    assert [e.mid for e in outbox.start().entries] == [*there, 3]
+
+
+def test_outbox_of_an_earlier_format_that_was_flushed_last_has_no_more(path: Path) -> None:
+    outbox = Outbox(path)
+    made = [entry(1, mid=1), entry(2, mid=2)]
+    outbox.apply(Batch(insert=made))
+    outbox.apply(Batch(done=made[:1]))
+    outbox.close()
+    without_how_far(path)
+    with path.with_name("outbox.db-batches").open("r+b") as journal:
+        journal.write(bytes(PAGE))  # as a power cut in the first record of the next generation
+    outbox = Outbox(path)
+    assert outbox.set_aside is None
+    assert [e.mid for e in outbox.start().entries] == [2]
 
 
 def test_full_disk_takes_nothing_and_works_again_with_room(path: Path) -> None:
