@@ -58,6 +58,7 @@ CREATE TEMP VIEW now AS SELECT {COLUMNS} FROM main.msg WHERE key NOT IN (SELECT 
 def connect(path: Path) -> sqlite3.Connection:
     """Open the database for the gateway alone, WAL and synchronous=FULL: a commit returns after
     its fsync. Raises OutboxError, DatabaseError."""
+    killed = path.with_name(path.name + "-wal").exists()
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -76,10 +77,11 @@ def connect(path: Path) -> sqlite3.Connection:
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(str(problem))
-        # What a failed sync left in the log is perhaps in memory only, and no later sync of the
-        # log would write it; this does. Where there is no room, nothing is worse than before.
-        with suppress(sqlite3.OperationalError):
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        if killed:
+            # What a failed sync left in the log is perhaps in memory only, and no later sync of
+            # the log would write it; this does. Without room for it nothing is worse than before.
+            with suppress(sqlite3.OperationalError):
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         db.executescript(_LAYER)
     except BaseException:
         db.close()
