@@ -1,8 +1,12 @@
 """At the start: find what the ring left on flash, and make it whole again after a power cut."""
 
+import json
+from binascii import crc32
 from struct import unpack_from
 
 from micropython import const
+
+from node import once
 
 _MAX_RECORD = const(248)  # these as in node.ring
 _BLOCK = const(4096)
@@ -10,6 +14,7 @@ _BOOT_BYTES = const(20)
 _FORMAT = const(1)
 _SLOT_HEAD = const(16)
 _SLOTS = const(64)
+_MAX_SHAPES = const(64)  # as in node.records
 
 
 def load(ring):
@@ -38,10 +43,12 @@ def _recover(ring, slots):
     data = bytearray(_SLOT_HEAD + _MAX_RECORD)
     try:
         table = bytearray(max(0, store.size("shapes")))
-        if store.read("shapes", 0, table):
-            ring.shapes.load(bytes(table))
+        store.read("shapes", 0, table)
+        take_shapes(ring.shapes, bytes(table))
     except (OSError, ValueError, TypeError):
         ring.corrupt += 1
+        ring.shapes.table = [()] * _MAX_SHAPES  # full of what no record fits
+        ring.shapes.lost = True
     try:
         size = store.read("boots", 0, data)
         if size and data[0] == _FORMAT:
@@ -85,6 +92,16 @@ def _recover(ring, slots):
         ring._low = ring._safe_seq = ring._next = ends[own]
 
 
+def take_shapes(shapes, data):
+    """Take over what Shapes.dump() gave. Raise ValueError or TypeError if it is not that."""
+    text = data
+    if data[-1:] != b"]":  # else from firmware that wrote no sum
+        text = data[:-8]
+        if data[-8:] != b"%08x" % crc32(text):
+            raise ValueError
+    shapes.table = [tuple(shape) for shape in json.loads(text)]
+
+
 def _remove(ring, name):
     try:
         ring.store.remove(name)
@@ -95,9 +112,10 @@ def _remove(ring, name):
 def _segment_ends(ring):
     """Return {(life, boot): one above the highest seq that lies in a segment}."""
     ends = {}
+    segment = once("segment")
     for number in range(ring._first_seg, ring._end_seg):
         try:
-            seen = ring._read_head("s%d" % number)
+            seen = segment.read(ring, "s%d" % number)
         except OSError:
             seen = None
         if seen:
