@@ -59,9 +59,9 @@ class Shapes:
         return self.table[index - 1]
 
     def dump(self):
-        """Return the table as bytes, for flash; node.recover reads them."""
+        """Return the table and its sum as bytes, for flash; node.recover reads them."""
         text = json.dumps(self.table).encode()
-        return text + b"%08x" % crc32(text)
+        return text, b"%08x" % crc32(text)
 
     def clear(self):
         self.table = []

@@ -6,8 +6,6 @@ from struct import unpack_from
 
 from micropython import const
 
-from node import once
-
 _MAX_RECORD = const(248)  # these as in node.ring
 _BLOCK = const(4096)
 _BOOT_BYTES = const(20)
@@ -93,7 +91,7 @@ def _recover(ring, slots):
 
 
 def take_shapes(shapes, data):
-    """Take over what Shapes.dump() gave. Raise ValueError or TypeError if it is not that."""
+    """Take over what Shapes.dump() gave, joined. Raise ValueError or TypeError if it is not that."""
     text = data
     if data[-1:] != b"]":  # else from firmware that wrote no sum
         text = data[:-8]
@@ -112,15 +110,14 @@ def _remove(ring, name):
 def _segment_ends(ring):
     """Return {(life, boot): one above the highest seq that lies in a segment}."""
     ends = {}
-    segment = once("segment")
     for number in range(ring._first_seg, ring._end_seg):
         try:
-            seen = segment.read(ring, "s%d" % number)
+            seen = ring._read_head("s%d" % number)
         except OSError:
             seen = None
         if seen:
             key = (seen[0], seen[1])
-            ends[key] = max(ends.get(key, 1), seen[2] + seen[3])
+            ends[key] = max(ends.get(key, 1), seen[3])
     return ends
 
 

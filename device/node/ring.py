@@ -24,7 +24,7 @@ Rules:
 
 from array import array
 from binascii import crc32
-from struct import pack_into
+from struct import pack_into, unpack_from
 
 from micropython import const
 
@@ -39,6 +39,7 @@ _SLOT_HEAD = const(16)  # format, life, boot, first seq, back, count
 _SLOT_BYTES = const(128)  # the longest file that littlefs keeps inside its directory
 _SEG_HEAD = const(25)  # format, life, boot, first seq, count, bytes, sum of these, of the head
 _SEG_FORMAT = const(2)
+_OLD_HEAD = const(17)  # of format 1: no sums
 _FORMAT = const(1)
 _BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
 _BOOTS = const(6)
@@ -71,7 +72,7 @@ class Ring:
         self._slot_last = array("I", [0] * _SLOTS)
         self._scratch = memoryview(bytearray(384))
         self._first_seg = self._end_seg = 1
-        self._seg = None  # of the oldest segment: [life, boot, low, end, offset, bytes]
+        self._seg = None  # the oldest segment, see _read_head()
         self._boots = {}  # (life, boot): [t0_ms, dropped]
         once("recover").load(self)
 
@@ -145,7 +146,7 @@ class Ring:
 
     def _save_shapes(self):
         if self.shapes.dirty:
-            self.store.write("shapes", self.shapes.dump())
+            self.store.write("shapes", *self.shapes.dump())
             self.shapes.dirty = False
 
     # -- segments
@@ -178,10 +179,44 @@ class Ring:
         self._end_seg += 1
 
     def _segment(self):
-        """Return the oldest segment as [life, boot, low, end, offset, end of bytes], or None."""
-        if self._seg is None and self._first_seg < self._end_seg:
-            once("segment").find(self)
+        """Return the oldest segment as _read_head() does, or None."""
+        while self._seg is None and self._first_seg < self._end_seg:
+            try:
+                self._seg = self._read_head("s%d" % self._first_seg)
+            except OSError:
+                self.errors += 1
+            if self._seg is None:  # a number that is missing, or a damaged head
+                once("segment").discard(self)
         return self._seg
+
+    def _read_head(self, name):
+        """Return [life, boot, low, end, offset, end of data, sum of data or None], or None."""
+        buf = self._scratch
+        if self.store.read(name, 0, buf[:_SEG_HEAD]) < _OLD_HEAD:
+            return None
+        form, life, boot, first, count, size, crc, own = unpack_from("<B4sIIHHII", buf, 0)
+        at = _SEG_HEAD
+        if form == _FORMAT:
+            at, crc = _OLD_HEAD, None
+        elif form != _SEG_FORMAT or own != crc32(buf[: _SEG_HEAD - 4]):
+            return None
+        if self.store.size(name) != at + size:
+            return None
+        return [life, boot, first, first + count, at, at + size, crc]
+
+    def _whole(self, seg):
+        """Say whether the oldest segment's data fits its sum; look only once."""
+        wanted, seg[6] = seg[6], None
+        if wanted is None:
+            return True
+        crc, at = 0, _SEG_HEAD
+        while at < seg[5]:
+            got = self._read(at, len(self._scratch))
+            if not got:
+                return False
+            crc = crc32(self._scratch[:got], crc)
+            at += got
+        return crc == wanted
 
     def _next_segment(self):
         self._seg = None
@@ -248,11 +283,12 @@ class Ring:
             seg = self._segment()
             if not seg:
                 break
-            life, boot, seq, _end, offset, size = seg
-            data = self._scratch[: self._read(max(0, size - offset))]
-            if data and data[0] < len(data):
-                break
-            once("segment").discard(self)  # it cannot be read, or ends before its records do
+            if self._whole(seg):
+                life, boot, seq = seg[:3]
+                data = self._scratch[: self._read(seg[4], max(0, seg[5] - seg[4]))]
+                if data and data[0] < len(data):  # else it ends before its records do
+                    break
+            once("segment").discard(self)
         if not seg:
             life, boot, seq = self.life, self.boot, self._low
             end = self._tail if self.volatile else self._safe
@@ -262,10 +298,10 @@ class Ring:
         t0_ms, dropped = self._boots.get((life, boot), (_NO_TIME, 0))
         return life, boot, seq, dropped, None if t0_ms == _NO_TIME else t0_ms, data
 
-    def _read(self, want):
-        """Read on in the oldest segment, at most `want` bytes; return how many, 0 if it fails."""
+    def _read(self, at, want):
+        """Read at most `want` bytes of the oldest segment; return how many, 0 if it fails."""
         try:
-            return self.store.read("s%d" % self._first_seg, self._seg[4], self._scratch[:want])
+            return self.store.read("s%d" % self._first_seg, at, self._scratch[:want])
         except OSError:
             self.errors += 1
             return 0
@@ -283,7 +319,7 @@ class Ring:
                 seg = self._segment()
                 continue
             gone += seq + 1 - seg[2]
-            while seg[2] <= seq and self._read(1) == 1:
+            while seg[2] <= seq and self._read(seg[4], 1) == 1:
                 seg[4] += self._scratch[0] + 1
                 seg[2] += 1
             if seg[2] <= seq:

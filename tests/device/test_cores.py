@@ -83,7 +83,7 @@ def test_record_comes_back_as_it_went_in(
     record = encode(shapes, uptime, "air", keys, row)
     assert len(record) == record[0] + 1 <= MAX_RECORD
     again = Shapes()
-    take_shapes(again, shapes.dump())
+    take_shapes(again, b"".join(shapes.dump()))
     if reading or full:
         assert json.loads(render(again, memoryview(record), 0)) == [uptime, "air", reading]
 

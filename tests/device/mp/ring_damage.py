@@ -14,7 +14,7 @@ import node.segment
 import flash_rig
 
 # there are no files to import from after the umount
-node.ring.once = node.recover.once = lambda name: getattr(node, name)
+node.ring.once = lambda name: getattr(node, name)
 flash_rig.format(flash_rig.Flash(64))
 out = bytearray(839)
 

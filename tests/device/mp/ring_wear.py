@@ -17,7 +17,7 @@ import flash_rig
 group, acked = int(sys.argv[1]), sys.argv[2] == "1"
 RECORDS = 3000
 # there are no files to import from after the umount
-node.ring.once = node.recover.once = lambda name: getattr(node, name)
+node.ring.once = lambda name: getattr(node, name)
 flash = flash_rig.Flash(128)
 flash_rig.format(flash)
 ring = node.ring.Ring(node.flash.Store("/ring"), b"life", 7, 4096, 262144)
