@@ -123,9 +123,7 @@ class App:
         if self.sleep_ms and self._may_sleep(now):
             once("rare").sleep(self)
         if 0 <= self.reboot_at <= now:
-            self.ring.commit()
-            self.link.disconnect()
-            board.reset()
+            once("rare").reset(self)
         board.feed()
         wait = self.sampler.next_ms(now, _IDLE_MS)
         if self._hold_since >= 0:

@@ -1,4 +1,4 @@
-"""What hardly ever happens: going to sleep, and forgetting the Wi-Fi."""
+"""What hardly ever happens: going to sleep, a commanded reset, and forgetting the Wi-Fi."""
 
 import json
 
@@ -7,11 +7,28 @@ from node import board
 
 def sleep(app):
     """Say goodbye and sleep deeply; the board starts anew when it wakes."""
-    app.ring.commit()
-    app.link.disconnect()
+    _leave(app)
     app.wifi.stop()
     print("sleep", app.sleep_ms, "ms")
     board.machine.deepsleep(app.sleep_ms)
+
+
+def reset(app):
+    """Say goodbye and start anew."""
+    _leave(app)
+    board.reset()
+
+
+def _leave(app):
+    ring = app.ring
+    ring.commit()
+    slot = ring._free_slot()
+    if ring.held() == (0, 0) and slot is not None:
+        try:
+            ring._write_slot(slot)  # an empty one: all below was acknowledged, nothing goes again
+        except OSError:
+            ring.errors += 1
+    app.link.disconnect()
 
 
 def forget_wifi(path="/config.json"):

@@ -9,11 +9,13 @@ out when the table is full: the text is then the JSON itself.
 """
 
 import json
+from binascii import crc32
 from struct import pack_into, unpack_from
 
 from micropython import const
 
 MAX_RECORD = const(248)  # bytes, with the length byte
+_MAX_JSON = const(660)  # bytes, with the names: what fits beside the longest head and topic
 _MAX_SHAPES = const(64)
 _HEAD = const(7)  # length, shape, uptime
 _RAW = const(0)
@@ -32,45 +34,43 @@ def _text(value):
 
 
 class Shapes:
-    """The table of shapes; index 1 is the first."""
+    """The table of shapes; index 1 is the first.
+
+    lost: the table that the records on flash point into is gone. None is given out then.
+    """
 
     def __init__(self):
-        self._shapes = []
-        self.dirty = False
+        self.clear()
 
     def index(self, name, keys):
         """Return the index of (sensor name, value names); learn it if there is room, else 0."""
         shape = (name,) + keys
         try:
-            return self._shapes.index(shape) + 1
+            return self.table.index(shape) + 1
         except ValueError:
             pass
-        if len(self._shapes) >= _MAX_SHAPES:
+        if len(self.table) >= _MAX_SHAPES:
             return _RAW
-        self._shapes.append(shape)
+        self.table.append(shape)
         self.dirty = True
-        return len(self._shapes)
+        return len(self.table)
 
     def get(self, index):
-        return self._shapes[index - 1]
+        return self.table[index - 1]
 
     def dump(self):
-        """Return the table as bytes, for flash."""
-        return json.dumps(self._shapes).encode()
-
-    def load(self, data):
-        """Take over what dump() gave. Raise ValueError if it is not that."""
-        table = json.loads(data)
-        self._shapes = [tuple(shape) for shape in table]
-        self.dirty = False
+        """Return the table and its sum as bytes, for flash; node.recover reads them."""
+        text = json.dumps(self.table).encode()
+        return text, b"%08x" % crc32(text)
 
     def clear(self):
-        self._shapes = []
-        self.dirty = False
+        self.table = []
+        self.dirty = self.lost = False
 
 
 def encode(shapes, uptime_ms, name, keys, values):
-    """Return one record as bytes. Raise ValueError if it is longer than MAX_RECORD."""
+    """Return one record as bytes. Raise ValueError if it is longer than MAX_RECORD, or would fit
+    no batch with its names."""
     index = shapes.index(name, keys)
     if index == _RAW:
         pairs = []
@@ -81,8 +81,11 @@ def encode(shapes, uptime_ms, name, keys, values):
         text = "\x1f".join([_text(value) for value in values])
     body = text.encode()
     size = _HEAD + len(body)
-    if size > MAX_RECORD:
-        raise ValueError("record of %d bytes, at most %d fit" % (size, MAX_RECORD))
+    room = MAX_RECORD - size
+    if index != _RAW:  # with its names it must fit a batch
+        room = min(room, _MAX_JSON - size - len(name) - sum([len(key) + 3 for key in keys]))
+    if room < 0:
+        raise ValueError("record is %d bytes too long" % -room)
     record = bytearray(size)
     high, low = (uptime_ms >> 32) & 0xFF, uptime_ms & 0xFFFFFFFF
     pack_into("<BBBI", record, 0, size - 1, index, high, low)
@@ -92,12 +95,18 @@ def encode(shapes, uptime_ms, name, keys, values):
 
 def render(shapes, data, at):
     """Return the record at data[at] as its JSON fragment (bytes). Raise LookupError or ValueError
-    if its shape is unknown."""
+    if its shape is unknown or it is damaged."""
+    if data[at] < _HEAD - 1:
+        raise ValueError
     size, index, high, low = unpack_from("<BBBI", data, at)
     body = bytes(data[at + _HEAD : at + 1 + size])
     uptime = b"[%d," % ((high << 32) | low)
     if index == _RAW:
-        return uptime + body + b"]"
+        text = uptime + body + b"]"
+        if body[:1] != b'"' or body[-1:] != b"}":
+            raise ValueError
+        json.loads(text)
+        return text
     shape = shapes.get(index)
     values = body.split(b"\x1f")
     if len(values) != len(shape) - 1:
@@ -108,6 +117,7 @@ def render(shapes, data, at):
             parts.append(b",")
         parts.append(json.dumps(shape[i + 1]).encode())
         parts.append(b":")
+        json.loads(value)  # a damaged one would spoil the batch, which would then go out for ever
         parts.append(value)
     parts.append(b"}]")
     return b"".join(parts)
@@ -140,7 +150,10 @@ def build(ring, out, now_ms):
             text = b'[0,"unreadable",{}]'
         comma = 1 if last >= seq else 0
         if used + comma + len(text) > limit:
-            break
+            if comma:
+                break
+            ring.corrupt += 1  # it fits no batch, and would be in the way for ever
+            text = text[: text.find(b",")] + b',"unreadable",{}]'
         if comma:
             out[used] = 44
         used = _put(out, used + comma, text)

@@ -1,5 +1,7 @@
 """At the start: find what the ring left on flash, and make it whole again after a power cut."""
 
+import json
+from binascii import crc32
 from struct import unpack_from
 
 from micropython import const
@@ -10,6 +12,7 @@ _BOOT_BYTES = const(20)
 _FORMAT = const(1)
 _SLOT_HEAD = const(16)
 _SLOTS = const(64)
+_MAX_SHAPES = const(64)  # as in node.records
 
 
 def load(ring):
@@ -38,10 +41,12 @@ def _recover(ring, slots):
     data = bytearray(_SLOT_HEAD + _MAX_RECORD)
     try:
         table = bytearray(max(0, store.size("shapes")))
-        if store.read("shapes", 0, table):
-            ring.shapes.load(bytes(table))
+        store.read("shapes", 0, table)
+        take_shapes(ring.shapes, bytes(table))
     except (OSError, ValueError, TypeError):
         ring.corrupt += 1
+        ring.shapes.table = [()] * _MAX_SHAPES  # full of what no record fits
+        ring.shapes.lost = True
     try:
         size = store.read("boots", 0, data)
         if size and data[0] == _FORMAT:
@@ -85,6 +90,16 @@ def _recover(ring, slots):
         ring._low = ring._safe_seq = ring._next = ends[own]
 
 
+def take_shapes(shapes, data):
+    """Take over what Shapes.dump() gave, joined. Raise ValueError, TypeError if it is not that."""
+    text = data
+    if data[-1:] != b"]":  # else from firmware that wrote no sum
+        text = data[:-8]
+        if data[-8:] != b"%08x" % crc32(text):
+            raise ValueError
+    shapes.table = [tuple(shape) for shape in json.loads(text)]
+
+
 def _remove(ring, name):
     try:
         ring.store.remove(name)
@@ -102,7 +117,7 @@ def _segment_ends(ring):
             seen = None
         if seen:
             key = (seen[0], seen[1])
-            ends[key] = max(ends.get(key, 1), seen[2] + seen[3])
+            ends[key] = max(ends.get(key, 1), seen[3])
     return ends
 
 

@@ -18,9 +18,12 @@ Rules:
   segment) and is taken once; a record acknowledged just before the cut may come again, under its
   old name (life, boot, seq), which the gateway drops.
 - A write either happens or not: littlefs shows a file's old content until it is closed.
+- littlefs checks its directories, and so the slots, but not the blocks of files: a segment has
+  sums of its own. One that is damaged is set aside, and its records count as dropped.
 """
 
 from array import array
+from binascii import crc32
 from struct import pack_into, unpack_from
 
 from micropython import const
@@ -34,7 +37,9 @@ _BLOCK = const(4096)
 _SLOTS = const(64)
 _SLOT_HEAD = const(16)  # format, life, boot, first seq, back, count
 _SLOT_BYTES = const(128)  # the longest file that littlefs keeps inside its directory
-_SEG_HEAD = const(17)  # format, life, boot, first seq, count, bytes
+_SEG_HEAD = const(25)  # format, life, boot, first seq, count, bytes, sum of these, of the head
+_SEG_FORMAT = const(2)
+_OLD_HEAD = const(17)  # of format 1: no sums
 _FORMAT = const(1)
 _BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
 _BOOTS = const(6)
@@ -67,7 +72,7 @@ class Ring:
         self._slot_last = array("I", [0] * _SLOTS)
         self._scratch = memoryview(bytearray(384))
         self._first_seg = self._end_seg = 1
-        self._seg = None  # of the oldest segment: [life, boot, low, end, offset, bytes]
+        self._seg = None  # the oldest segment, see _read_head()
         self._boots = {}  # (life, boot): [t0_ms, dropped]
         once("recover").load(self)
 
@@ -75,6 +80,8 @@ class Ring:
 
     def add(self, uptime_ms, name, keys, values):
         """Take one record; return its seq. Raise ValueError if it is too long."""
+        if self.shapes.lost and self.held() == (0, 0) and max(self._slot_last) < self._low:
+            self.shapes.clear()  # nothing on flash points into it any more
         record = encode(self.shapes, uptime_ms, name, keys, values)
         size = len(record)
         if self._tail + size > len(self._buf):
@@ -139,7 +146,7 @@ class Ring:
 
     def _save_shapes(self):
         if self.shapes.dirty:
-            self.store.write("shapes", self.shapes.dump())
+            self.store.write("shapes", *self.shapes.dump())
             self.shapes.dirty = False
 
     # -- segments
@@ -165,45 +172,51 @@ class Ring:
         while self._end_seg - self._first_seg >= self._max_segments:
             self._drop_segment()
         head = bytearray(_SEG_HEAD)
-        pack_into("<B4sIIHH", head, 0, _FORMAT, life, boot, first, count, len(data))
+        pack_into("<B4sIIHHI", head, 0, _SEG_FORMAT, life, boot, first, count, len(data),
+                  crc32(data))  # fmt: skip
+        pack_into("<I", head, _SEG_HEAD - 4, crc32(memoryview(head)[:-4]))
         self.store.write("s%d" % self._end_seg, head, data)
         self._end_seg += 1
 
     def _segment(self):
-        """Return the oldest segment as [life, boot, low, end, offset, bytes], or None."""
+        """Return the oldest segment as _read_head() does, or None."""
         while self._seg is None and self._first_seg < self._end_seg:
-            name = "s%d" % self._first_seg
             try:
-                seen = self._read_head(name)
+                self._seg = self._read_head("s%d" % self._first_seg)
             except OSError:
-                seen = None
                 self.errors += 1
-            if seen:
-                life, boot, first, count, size = seen
-                self._seg = [life, boot, first, first + count, _SEG_HEAD, _SEG_HEAD + size]
-            else:  # a number that is missing, or a file that makes no sense
-                self._set_aside(name)
-                self._first_seg += 1
+            if self._seg is None:  # a number that is missing, or a damaged head
+                once("segment").discard(self)
         return self._seg
 
     def _read_head(self, name):
-        if self.store.read(name, 0, self._scratch[:_SEG_HEAD]) < _SEG_HEAD:
+        """Return [life, boot, low, end, offset, end of data, sum of data or None], or None."""
+        buf = self._scratch
+        if self.store.read(name, 0, buf[:_SEG_HEAD]) < _OLD_HEAD:
             return None
-        form, life, boot, first, count, size = unpack_from("<B4sIIHH", self._scratch, 0)
-        if form != _FORMAT or self.store.size(name) != _SEG_HEAD + size:
+        form, life, boot, first, count, size, crc, own = unpack_from("<B4sIIHHII", buf, 0)
+        at = _SEG_HEAD
+        if form == _FORMAT:
+            at, crc = _OLD_HEAD, None
+        elif form != _SEG_FORMAT or own != crc32(buf[: _SEG_HEAD - 4]):
             return None
-        return life, boot, first, count, size
+        if self.store.size(name) != at + size:
+            return None
+        return [life, boot, first, first + count, at, at + size, crc]
 
-    def _set_aside(self, name):
-        try:
-            size = self.store.size(name)
-            if size > 0:
-                self.corrupt += 1
-                self.store.rename(name, "bad")
-            elif size == 0:  # the power went between making the file and filling it
-                self.store.remove(name)
-        except OSError:
-            self.errors += 1
+    def _whole(self, seg):
+        """Say whether the oldest segment's data fits its sum; look only once."""
+        wanted, seg[6] = seg[6], None
+        if wanted is None:
+            return True
+        crc, at = 0, _SEG_HEAD
+        while at < seg[5]:
+            got = self._read(at, len(self._scratch))
+            if not got:
+                return False
+            crc = crc32(self._scratch[:got], crc)
+            at += got
+        return crc == wanted
 
     def _next_segment(self):
         self._seg = None
@@ -243,6 +256,7 @@ class Ring:
             return False
         self._drop_segment()
         try:
+            self._save_shapes()  # what _spill() makes safe may need them
             self._spill()
         except OSError:
             self.errors += 1
@@ -265,13 +279,17 @@ class Ring:
     def oldest(self):
         """Return (life, boot, seq, dropped, t0_ms or None, bytes) of the oldest records that may
         be sent, where bytes is a memoryview of whole or cut records; None if there is nothing."""
-        seg = self._segment()
-        if seg:
-            life, boot, seq, _end, offset, size = seg
-            want = min(size - offset, len(self._scratch))
-            got = self.store.read("s%d" % self._first_seg, offset, self._scratch[:want])
-            data = self._scratch[:got]
-        else:
+        while True:
+            seg = self._segment()
+            if not seg:
+                break
+            if self._whole(seg):
+                life, boot, seq = seg[:3]
+                data = self._scratch[: self._read(seg[4], max(0, seg[5] - seg[4]))]
+                if data and data[0] < len(data):  # else it ends before its records do
+                    break
+            once("segment").discard(self)
+        if not seg:
             life, boot, seq = self.life, self.boot, self._low
             end = self._tail if self.volatile else self._safe
             if self._head >= end:
@@ -279,6 +297,14 @@ class Ring:
             data = self._buf[self._head : end]
         t0_ms, dropped = self._boots.get((life, boot), (_NO_TIME, 0))
         return life, boot, seq, dropped, None if t0_ms == _NO_TIME else t0_ms, data
+
+    def _read(self, at, want):
+        """Read at most `want` bytes of the oldest segment; return how many, 0 if it fails."""
+        try:
+            return self.store.read("s%d" % self._first_seg, at, self._scratch[:want])
+        except OSError:
+            self.errors += 1
+            return 0
 
     def ack(self, life, boot, seq):
         """Drop the records of (life, boot) up to seq. Return how many those were."""
@@ -293,10 +319,12 @@ class Ring:
                 seg = self._segment()
                 continue
             gone += seq + 1 - seg[2]
-            name = "s%d" % self._first_seg
-            while seg[2] <= seq and self.store.read(name, seg[4], self._scratch[:1]) == 1:
+            while seg[2] <= seq and self._read(seg[4], 1) == 1:
                 seg[4] += self._scratch[0] + 1
                 seg[2] += 1
+            if seg[2] <= seq:
+                seg[2] = seq + 1
+                once("segment").discard(self)  # where the next record begins cannot be read
             return gone
         if seg is None and life == self.life and boot == self.boot:
             while self._low <= seq:

@@ -63,12 +63,12 @@ class Sampler:
                     sensor.ready = now + sensor.WARM_MS
                 if now >= sensor.ready:
                     values = sensor.read()
-                    self._done(sensor, now)
                     if values is not None:
                         if not isinstance(values, list):
                             values = (("", values),)
                         for suffix, some in values:
                             self.put(now, sensor.name + suffix, sensor.keys, some)
+                    self._done(sensor, now)
             except Exception as error:  # drivers raise bare Exception
                 self._failed(sensor, now, error)
 

@@ -35,6 +35,14 @@ def test_power_cut_check_fails_when_the_ring_is_wrong(
     assert "AssertionError" in output
 
 
+def test_damage_is_found_and_stops_nothing(micropython: MicroPython) -> None:
+    segment, table, none = last_line(micropython.run("ring_damage.py"))
+    assert segment == {"names": {"air": 20, "door": 1}, "dropped": 20, "corrupt": 1}
+    assert table["names"] == {"unreadable": 40, "door": 1}
+    assert table["dropped"] == 0
+    assert none == {"names": {"air": 40, "door": 1}, "dropped": 0, "corrupt": 0}
+
+
 @pytest.mark.parametrize(
     ("group", "most"),
     [(1, 60), (3, 30)],  # measured: 50 and 22

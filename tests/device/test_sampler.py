@@ -36,6 +36,19 @@ def test_sampler_tries_again_counts_and_gives_up_for_this_time(fail: int, record
     assert sensor.errors >= min(fail, 20)
 
 
+def test_sampler_says_that_a_reading_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("record is 61 bytes too long")
+
+    sensor = Flaky({"name": "a", "kind": "b", "period_s": 10, "fail": 0}, None)
+    sampler = Sampler([sensor], refuse)
+    for now in range(0, 30_000, 10):
+        sampler.step(now)
+    said = capsys.readouterr().out.splitlines()
+    assert set(said) == {"sensor a ValueError record is 61 bytes too long"}
+    assert len(said) == 2  # three tries, and then the next period
+
+
 def test_sampler_keeps_the_period_and_reads_at_once_when_asked() -> None:
     sensor = Flaky({"name": "a", "kind": "b", "period_s": 1, "fail": 0}, None)
     got: list[int] = []

@@ -140,6 +140,9 @@ def test_board_sleeps_when_all_is_acknowledged(fake: FakeBroker, image: Path) ->
         board.wait(r"^sleep 1000 ms")
         assert fake.records == [(1, 1)]
         board.wait(r"^rec \w+ 2 1$")  # it woke and counted a boot
+        board.wait(r"^sleep 1000 ms", after=board.console.mark())
+    assert fake.records == [(1, 1), (2, 1)]
+    assert fake.again == 0  # what was acknowledged does not go out once more
 
 
 def test_led_says_how_it_is_and_the_held_button_forgets_the_wifi(

@@ -10,12 +10,14 @@ import node.flash
 import node.records
 import node.recover
 import node.ring
+import node.segment
 
 import flash_rig
 
 group, acked = int(sys.argv[1]), sys.argv[2] == "1"
 RECORDS = 3000
-node.ring.once = lambda name: node.recover  # no files to import from after the umount
+# there are no files to import from after the umount
+node.ring.once = lambda name: getattr(node, name)
 flash = flash_rig.Flash(128)
 flash_rig.format(flash)
 ring = node.ring.Ring(node.flash.Store("/ring"), b"life", 7, 4096, 262144)
