@@ -212,7 +212,7 @@ def test_secret_comes_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     file = tmp_path / "t.toml"
-    file.write_text('[listener]\ncredentials = "credentials"\n')
+    file.write_text('[listener]\ncredentials = "credentials"\n[upstream]\nurl = "mqtt://b.example"\n')
     (tmp_path / "credentials").touch(mode=0o640)
     return file
 

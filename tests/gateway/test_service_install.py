@@ -92,7 +92,7 @@ def test_its_python_runs_the_gateway(staged: Path, tmp_path: Path) -> None:
             cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
-    (tmp_path / "tidegate.toml").write_text("")
+    (tmp_path / "tidegate.toml").write_text('[upstream]\nurl = "mqtt://broker.example"\n')
     assert tidegate("run", "--check", "-c", "tidegate.toml") == "tidegate.toml: ok\n"
     for command in ("run", "status", "device", "devices", "watch", "outbox", "certs"):
         assert f"\n  {command} " in tidegate("--help")
