@@ -166,7 +166,7 @@ class Bridge:
     def _take_will(self, client_id: str, will: wire.Publish) -> bool:
         """Take a will for the upstream; False where there is no room for it."""
         entries: list[Entry] = []
-        if self.committer.waiting_bytes > HELD_BYTES \
+        if self.committer.held_bytes > HELD_BYTES \
                 or not self._take_one(client_id, will, entries, self.outbox.clock_s()):
             return False
         self.counts["received"] += 1

@@ -423,3 +423,14 @@ def test_what_was_taken_is_acknowledged_though_an_equal_message_was_not(
                     + publish("t", b"2", 1, 2))
         assert acks(client, 2) == [1, 2]
     assert taken == [2, 2]
+
+
+def test_will_waits_as_a_message_does_while_much_waits_for_the_disk(make: Make) -> None:
+    bridge = (made := make(free_port())).bridge
+    assert bridge is not None
+
+    async def take() -> bool:
+        bridge.committer.held_bytes = gateway.bridge.HELD_BYTES + 1
+        return bridge._take_will("gone", wire.Publish("status", b"", 1, False, False, 0))
+
+    assert made.call(take) is False
