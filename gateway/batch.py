@@ -16,6 +16,7 @@ from gateway.devices import Key
 from gateway.wire import Publish
 
 LANE_SHIFT = 56
+ID_MASK = (1 << LANE_SHIFT) - 1
 ROW_OVERHEAD_BYTES = 48  # what a row costs beside its texts and payload, for the cap
 # Entry.size() of a row, in SQL
 SIZE = "(length(payload) + length(topic) + length(source) + length(route)" \
@@ -62,6 +63,11 @@ class Entry(Struct, gc=False):
         """Bytes it takes of the outbox's cap."""
         return len(self.payload) + len(self.topic) + len(self.source) + len(self.route) \
             + ROW_OVERHEAD_BYTES
+
+
+def in_lane(lane: int, key: int) -> int:
+    """The key of the same message in another lane."""
+    return lane << LANE_SHIFT | (key & ID_MASK)
 
 
 class Batch(Struct):

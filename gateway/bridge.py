@@ -130,7 +130,7 @@ class Bridge:
 
     def _take(self, client_id: str, publishes: list[wire.Publish]) -> int:
         """Take publishes of one client in order; return how many there was room for."""
-        committer, queue, age_s = self.committer, self.queue, self.outbox.clock_s()
+        committer, age_s = self.committer, self.outbox.clock_s()
         entries: list[Entry] = []
         touched: set[Session] = set()
         taken, early = 0, True
@@ -159,8 +159,7 @@ class Bridge:
         self.counts["received"] += taken
         for session in touched:
             self.clients.flush(session)
-        if queue.full(0):
-            self._overflow()
+        self._overflow()
         return taken
 
     def _take_will(self, client_id: str, will: wire.Publish) -> bool:
@@ -172,8 +171,7 @@ class Bridge:
         self.counts["received"] += 1
         if entries:
             self._insert(entries, early=True)
-        if self.queue.full(0):
-            self._overflow()
+        self._overflow()
         return True
 
     def _insert(self, entries: list[Entry], *, early: bool = False) -> None:
@@ -264,8 +262,8 @@ class Bridge:
                         dropped)
 
     def _overflow(self) -> None:
-        """At the cap: routes that drop their oldest make room."""
-        for route in self.config.route:
+        """At the cap, routes that drop their oldest make room."""
+        for route in self.config.route if self.queue.full(0) else ():
             if route.full == "drop-oldest":
                 self.leaving.make_room(route)
 

@@ -278,7 +278,7 @@ class Clients:
         self.wills.room()
         for conn in list(self._waiting):
             held, conn.held = conn.held, []
-            if conn.session is not None and conn in (*self._joined, *self._by_id.values()):
+            if conn in self._joined or self._is_here(conn):
                 self.take(conn, held, time.monotonic())
             if conn.held:
                 if len(conn.held) < len(held):  # it had its turn; a big one keeps waiting for it
@@ -287,6 +287,10 @@ class Clients:
                 return
             self._waiting.pop(conn, None)
             conn.go_on(time.monotonic())
+
+    def _is_here(self, conn: Peer) -> bool:
+        """Whether this is the connection that its client has now."""
+        return conn.session is not None and self._by_id.get(conn.session.client_id) is conn
 
     # --- ends
 
@@ -318,7 +322,8 @@ class Clients:
 
     def writable(self, conn: Peer) -> None:
         """A congested socket has room again."""
-        if conn.session is not None and self._by_id.get(conn.session.client_id) is conn:
+        if self._is_here(conn):
+            assert conn.session is not None
             self.flush(conn.session)
 
     def _feed(self, session: Session) -> None:

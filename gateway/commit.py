@@ -117,8 +117,8 @@ class Committer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
-        self.done: list[Entry] = []  # delivered, not yet deleted on disk
-        self._finished: list[Part] = []  # the same, with their callbacks
+        self.done = 0  # messages delivered, not yet deleted on disk: those of `_finished`
+        self._finished: list[Part] = []
         self._lazy: asyncio.TimerHandle | None = None
 
     def insert(self, entries: list[Entry]) -> None:
@@ -154,9 +154,9 @@ class Committer:
         until then brings them back, owed a PUBREL at QoS 2 and doubled at QoS 1, where that is
         allowed.
         """
-        self.done += entries
+        self.done += len(entries)
         self._finished.append((entries, callback))
-        if soon or len(self.done) >= DONE_MOST:
+        if soon or self.done >= DONE_MOST:
             self.wake()
         elif self._lazy is None:
             self._lazy = asyncio.get_running_loop().call_later(LAZY_S, self.wake)
@@ -207,7 +207,7 @@ class Committer:
             finished = self._finished
             self.payload_bytes += self.waiting_bytes
             self.batch, self._after, self.waiting_bytes, self.held_bytes = Batch(), [], 0, 0
-            self._released, self._finished, self.done = [], [], []
+            self._released, self._finished, self.done = [], [], 0
             await self._commit(batch, released, finished)
             self._pacer.committed(time.monotonic())
             for callback in (*_callbacks(released), *after, *_callbacks(finished)):
@@ -265,7 +265,7 @@ class Committer:
         finished += ready
         batch.drop += [key for key in gathering.drop if key not in coming]
         gathering.drop = [key for key in gathering.drop if key in coming]
-        self._released, self._finished, self.done = [], later, _entries(later)
+        self._released, self._finished, self.done = [], later, len(_entries(later))
         self._wake.set()
 
     async def _make_room(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:

@@ -73,13 +73,10 @@ class Session:
     def feed(self) -> None:
         """Add some of the retained messages it is owed to `out`: its socket has room."""
         assert self.out is not None
-        owed = self.owed[0]
-        while owed and len(self.out) < FEED_BYTES:
-            topic = next(iter(owed))
-            del owed[topic]
-            message = self._retained.get(topic)
+        while self.owed[0] and len(self.out) < FEED_BYTES:
+            message = self._next_owed(0)
             if message is not None:
-                self.out += _wire(Publish(topic, message.payload, 0, True, False, 0))
+                self.out += _wire(message)
         self._fill_window()
 
     def acknowledged(self, mid: int) -> None:
@@ -101,14 +98,18 @@ class Session:
     def _open(self) -> bool:
         return len(self.in_flight) < WINDOW and self._window_bytes < WINDOW_BYTES
 
+    def _next_owed(self, qos: int) -> Publish | None:
+        """The next retained message it is owed; None where that topic has none any more."""
+        topic = next(iter(self.owed[qos]))
+        del self.owed[qos][topic]
+        message = self._retained.get(topic)
+        return None if message is None else Publish(topic, message.payload, qos, True, False, 0)
+
     def _fill_window(self) -> None:
-        owed = self.owed[1]
-        while owed and self._open():
-            topic = next(iter(owed))
-            del owed[topic]
-            message = self._retained.get(topic)
-            if message is not None:
-                self._send(Publish(topic, message.payload, 1, True, False, 0))
+        while self.owed[1] and self._open():
+            owed = self._next_owed(1)
+            if owed is not None:
+                self._send(owed)
         while self.queue and self._open():
             message = self.queue.popleft()
             self._queue_bytes -= len(message.payload)

@@ -20,8 +20,15 @@ from gateway.errors import OutboxError
 _CONFIG = click.option("-c", "--config", "path", type=click.Path(path_type=Path),
                        default=Path("/etc/tidegate/tidegate.toml"), show_default=True,
                        help="The config file (TOML).")
-_OWN_CONFIG = click.option("-c", "--config", "own", type=click.Path(path_type=Path),
-                           help="The config file, where it is not given before.")
+
+
+def _use(ctx: click.Context, _option: click.Parameter, path: Path | None) -> None:
+    ctx.obj = path or ctx.obj
+
+
+# Of a command of `outbox`, which takes it too: its path is then the command's object.
+_OWN_CONFIG = click.option("-c", "--config", type=click.Path(path_type=Path), callback=_use,
+                           expose_value=False, help="The config file, where not given before.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
@@ -103,10 +110,10 @@ def outbox(ctx: click.Context, path: Path, as_json: bool) -> None:
 @_OWN_CONFIG
 @click.argument("file", type=click.File("w", lazy=False))
 @click.pass_obj
-def export(path: Path, own: Path | None, file: Any) -> None:
+def export(path: Path, file: Any) -> None:
     """Write every message as a JSON line to FILE (- for standard output). Nothing is removed."""
     count = 0
-    for row in _rows(config_file.outbox_of(own or path)):
+    for row in _rows(config_file.outbox_of(path)):
         file.write(json.dumps(row) + "\n")
         count += 1
     click.echo(f"{count} messages", err=True)
@@ -131,13 +138,13 @@ _TOPIC = click.option("--topic", "topic_filter", default="#", show_default=True,
 @_OWN_CONFIG
 @_TOPIC
 @click.pass_obj
-def retry(path: Path, own: Path | None, topic_filter: str) -> None:
+def retry(path: Path, topic_filter: str) -> None:
     """Have messages that the upstream refused sent again, once the cause is mended.
 
     The gateway has to be stopped meanwhile, and sends them when it starts. They come after what
     the same device has sent since.
     """
-    count = refused.retry(_stopped(own or path), topic_filter)
+    count = refused.retry(_stopped(path), topic_filter)
     click.echo(f"{count} messages are sent again when the gateway starts")
 
 
@@ -146,17 +153,15 @@ def retry(path: Path, own: Path | None, topic_filter: str) -> None:
 @_TOPIC
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def drop(path: Path, own: Path | None, topic_filter: str, yes: bool) -> None:
+def drop(path: Path, topic_filter: str, yes: bool) -> None:
     """Delete messages that the upstream refused, for good. `export` keeps a copy.
 
     The gateway has to be stopped meanwhile.
     """
-    file = _stopped(own or path)
-    count = refused.count(file, topic_filter)
-    if count and not yes:
+    file = _stopped(path)
+    if not yes and (count := refused.count(file, topic_filter)):
         click.confirm(f"Delete {count} refused messages for good?", abort=True)
-    count = refused.drop(file, topic_filter) if count else 0
-    click.echo(f"{count} messages deleted")
+    click.echo(f"{refused.drop(file, topic_filter)} messages deleted")
 
 
 def _stopped(path: Path) -> Path:

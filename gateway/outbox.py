@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from gateway import batch as batches
 from gateway import database
-from gateway.batch import LANE_SHIFT, SIZE, Batch, Change, Entry, Pending, Row
+from gateway.batch import ID_MASK, LANE_SHIFT, SIZE, Batch, Change, Entry, Pending, Row
 from gateway.database import COLUMNS
 from gateway.devices import Key
 from gateway.errors import OutboxError
@@ -177,13 +177,12 @@ class Outbox:
         for (client, mid), there in pending.received.items():
             known = received.setdefault(client, set())
             known.add(mid) if there else known.discard(mid)
-        mask = (1 << LANE_SHIFT) - 1
         depth, used, newest = db.execute(
             f"SELECT count(*), ifnull(sum({SIZE}), 0), "
-            f"ifnull(max(key & {mask}), 0) FROM now").fetchone()
+            f"ifnull(max(key & {ID_MASK}), 0) FROM now").fetchone()
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
-        newest = max([newest, *(last & mask for last in runs.values()),
-                      *(key & mask for key in pending.released)])
+        newest = max([newest, *(last & ID_MASK for last in runs.values()),
+                      *(key & ID_MASK for key in pending.released)])
         seen = {(d, lf, b): s for d, lf, b, s in db.execute("SELECT * FROM seen")}
         retained = {t: (q, p) for t, q, p in
                     db.execute("SELECT topic, qos, payload FROM retained")}

@@ -13,13 +13,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry
+from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry, in_lane
 from gateway.outbox import LOAD_BYTES, Start
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
 
 LIVE_MOST = 4096  # in each of the two lanes
 LIVE_MOST_BYTES = 8 * 2**20
-_ID_MASK = (1 << LANE_SHIFT) - 1
 
 
 class Mids(Protocol):
@@ -162,7 +161,7 @@ class Queue:
         self.depth += 1
         self.refused += 1
         self._settle([entry])
-        old, entry.key = entry.key, REFUSED << LANE_SHIFT | (entry.key & _ID_MASK)
+        old, entry.key = entry.key, in_lane(REFUSED, entry.key)
         return old, entry.key, entry.mid
 
     def _settle(self, entries: list[Entry]) -> None:

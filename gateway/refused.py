@@ -6,11 +6,11 @@ gateway's own are, so that a crash in the middle loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
-from gateway.batch import LANE_SHIFT, Batch
+from gateway.batch import LANE_SHIFT, Batch, in_lane
 from gateway.errors import OutboxError
 from gateway.outbox import Outbox
 from gateway.routes import BACKLOG, REFUSED
@@ -18,7 +18,6 @@ from gateway.topics import matches
 
 STEP_ROWS = 1000
 _FIRST = REFUSED << LANE_SHIFT
-_ID_MASK = (1 << LANE_SHIFT) - 1
 
 Found = list[tuple[int, int]]  # key and packet identifier
 
@@ -29,29 +28,29 @@ def retry(path: Path, topic_filter: str = "#") -> int:
     A packet identifier under which the upstream may still hold a message is used again for it.
     Raises OutboxError.
     """
-    count = 0
-    with _opened(path) as outbox:
-        for found in _steps(outbox, topic_filter):
-            outbox.apply(Batch(moved=[(key, BACKLOG << LANE_SHIFT | (key & _ID_MASK), mid)
-                                      for key, mid in found]))
-            count += len(found)
-    return count
+    return _each(path, topic_filter, lambda found: Batch(
+        moved=[(key, in_lane(BACKLOG, key), mid) for key, mid in found]))
 
 
 def drop(path: Path, topic_filter: str = "#") -> int:
     """Delete them for good; return how many. Raises OutboxError."""
-    count = 0
-    with _opened(path) as outbox:
-        for found in _steps(outbox, topic_filter):
-            outbox.apply(Batch(drop=[key for key, _ in found]))
-            count += len(found)
-    return count
+    return _each(path, topic_filter, lambda found: Batch(drop=[key for key, _ in found]))
 
 
 def count(path: Path, topic_filter: str = "#") -> int:
     """Return how many there are. Raises OutboxError."""
     with _opened(path) as outbox:
         return sum(map(len, _steps(outbox, topic_filter)))
+
+
+def _each(path: Path, topic_filter: str, batch_of: Callable[[Found], Batch]) -> int:
+    """Commit a batch for some of them at a time; return how many there were."""
+    count = 0
+    with _opened(path) as outbox:
+        for found in _steps(outbox, topic_filter):
+            outbox.apply(batch_of(found))
+            count += len(found)
+    return count
 
 
 def _opened(path: Path) -> AbstractContextManager[Outbox]:

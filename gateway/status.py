@@ -21,7 +21,7 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "id": bridge.config.id, "port": bridge.port, "tls_port": bridge.listener.tls_port,
         "upstream": bridge.upstream.state,
         "connected_devices": len(bridge.clients),
-        "depth": bridge.queue.depth - len(bridge.committer.done),
+        "depth": bridge.queue.depth - bridge.committer.done,
         "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,
         "oldest_s": _oldest_s(bridge), "in_flight": len(bridge.flight.in_flight),
         "refused": bridge.queue.refused, "delivered": bridge.leaving.delivered,
