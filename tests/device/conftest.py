@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ _micropython = ModuleType("micropython")
 _micropython.const = lambda value: value  # type: ignore[attr-defined]
 sys.modules.setdefault("micropython", _micropython)
 sys.path.insert(0, str(ROOT / "device"))
+
+
+@pytest.fixture
+def rare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Give node.rare, whose `board` a test replaces, whichever test had it imported before."""
+    monkeypatch.setitem(sys.modules, "machine", ModuleType("machine"))
+    return importlib.import_module("node.rare")
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,15 +41,12 @@ def test_led_says_what_is_wrong_and_a_held_button_is_noticed() -> None:
 
 
 def test_forgetting_the_wifi_leaves_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rare: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resets = []
-    board = ModuleType("node.board")
-    board.reset = lambda: resets.append(1)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "node.board", board)
-    monkeypatch.setattr(importlib.import_module("node"), "board", board, raising=False)
+    monkeypatch.setattr(rare, "board", SimpleNamespace(reset=lambda: resets.append(1)))
     path = tmp_path / "config.json"
     path.write_text('{"wifi": {"ssid": "a", "password": "b"}, "device": "d"}')
-    importlib.import_module("node.rare").forget_wifi(str(path))
+    rare.forget_wifi(str(path))
     assert json.loads(path.read_text()) == {"wifi": {"ssid": "", "password": ""}, "device": "d"}
     assert resets == [1]

@@ -4,9 +4,8 @@ name, and nothing stops what lies behind it."""
 from __future__ import annotations
 
 import json
-import sys
 from struct import unpack_from
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -269,11 +268,8 @@ class Board:
 
 
 @pytest.fixture(params=["sleep", "reset"])
-def leave(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+def leave(request: pytest.FixtureRequest, rare: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """End a boot by deep sleep, or as commanded."""
-    monkeypatch.setitem(sys.modules, "machine", ModuleType("machine"))
-    from node import rare
-
     def end(world: World) -> None:
         board = Board(world)
         monkeypatch.setattr(rare, "board", board)
