@@ -28,7 +28,7 @@ from gateway.flight import Flight
 from gateway.leaving import Leaving
 from gateway.listener import Listener
 from gateway.local import Locals, Session
-from gateway.local_broker import LocalBroker
+from gateway.local_broker import LocalBroker, session_id
 from gateway.outbox import Outbox
 from gateway.queue import Queue
 from gateway.routes import Route, Router, Target
@@ -61,6 +61,9 @@ class Bridge:
         self.leaving = Leaving(self.flight, self.queue, self.committer, self.outbox, config.route)
         self.drain = Drain(self.flight, self.queue, self.committer, self.outbox, self.leaving,
                            config.upstream.ack_timeout_s)
+        # Unlike a client's, the session at a local broker may outlive us.
+        at_broker: set[int] = set() if config.broker is None else start.received.pop(
+            session_id(config.broker), set())
         self.clients = Clients(self.locals, self.committer, start.received, start.wills)
         self.clients.max_unacked_bytes = config.listener.max_unacked_bytes
         self.clients.intake = self._take
@@ -76,8 +79,7 @@ class Bridge:
                                  forgotten=self._forgotten if self.outbox.forget else None)
         self.drain.upstream = self.upstream
         self.local_broker = None if config.broker is None else LocalBroker(
-            config.broker, self.clients,
-            start.received.get(f"broker/{config.broker.client_id}", set()))
+            config.broker, self.clients, at_broker)
         self.control = Control(path_for(self.outbox.path), partial(answer, self))
         self._fresh_batch: Batch | None = None
         self._tasks: list[asyncio.Task[Any]] = []

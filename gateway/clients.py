@@ -51,7 +51,8 @@ class Clients:
     """Implements listener.House.
 
     intake: takes (client identifier, publishes), returns how many of them, from the first, it
-    took; what it took is in the committer's batch.
+    took; what it took is in the committer's batch. received: packet identifiers between PUBREC
+    and PUBREL of sessions from before a restart.
     """
 
     def __init__(self, locals_: Locals, committer: Committer, received: dict[str, set[int]],
@@ -62,7 +63,7 @@ class Clients:
         self._by_id: dict[str, Peer] = {}
         self._joined: list[Peer] = []  # have no connection of the listener, and no name there
         self._committer = committer
-        self._received = received  # QoS 2 identifiers from before a restart
+        self._forget_all(received)
         self.wills = Wills(wills, locals_, committer, self.flush)
         self._acks: dict[Peer, bytearray] = {}
         self._acks_batch: object = None
@@ -120,11 +121,10 @@ class Clients:
         if other is not None:  # MQTT-3.1.4-2
             other.fail(ProtocolError("taken over", f"{client_id} connected again"))
             self.closed(other, clean=False)
-        if packet.clean:
-            self.forget_received(client_id, self.locals.sessions.get(client_id))
+        before = self.locals.sessions.get(client_id)
         session, present = self.locals.open(client_id, packet.clean)
-        if not (packet.clean or present):
-            session.received |= self._received.get(client_id, set())
+        if before is not None and not present:
+            self.forget_received(before)
         self.wills.connected(client_id, packet.will)
         conn.session, conn.will = session, packet.will
         self._by_id[client_id] = conn
@@ -161,23 +161,26 @@ class Clients:
         assert session is not None
         if packet.mid in session.received:
             session.received.discard(packet.mid)
-            self._received.get(session.client_id, set()).discard(packet.mid)
             self._committer.batch.received[session.client_id, packet.mid] = None
         self._later(conn, bytearray(wire.encode_ack(wire.PUBCOMP, packet.mid)), 1)
 
-    def forget_received(self, client_id: str, session: Session | None,
-                        then: Callback = lambda: None) -> None:
+    def _forget_all(self, received: dict[str, set[int]]) -> None:
+        """Free the QoS 2 identifiers of sessions that ended with the process before: every CONNACK
+        will say session present 0, and a client then begins anew (section 3.2.2.2), under the same
+        identifiers. This is on disk with the first PUBREC at the latest."""
+        for client_id, mids in received.items():
+            for mid in mids:
+                self._committer.batch.received[client_id, mid] = None
+
+    def forget_received(self, session: Session, then: Callback = lambda: None) -> None:
         """Free the QoS 2 identifiers of a session that has ended: what comes under them is new.
         Calls `then` when that is on disk, at once where there were none."""
-        mids = self._received.pop(client_id, set())
-        if session is not None:
-            mids |= session.received
-            session.received.clear()
-        if not mids:
+        if not session.received:
             then()
             return
-        for mid in mids:
-            self._committer.batch.received[client_id, mid] = None
+        for mid in session.received:
+            self._committer.batch.received[session.client_id, mid] = None
+        session.received.clear()
         self._committer.after(then)
 
     # --- publishes
@@ -232,12 +235,10 @@ class Clients:
                 here.add(p.mid)
         return new
 
-    def _seen(self, session: Session, publish: wire.Publish) -> bool:
-        """Whether a QoS 2 PUBLISH is one we have (method B of section 4.3.3). After a restart of
-        ours a client may use the identifier for something new, without DUP."""
-        if publish.qos != 2 or publish.mid not in session.received:
-            return False
-        return publish.dup or publish.mid not in self._received.get(session.client_id, ())
+    @staticmethod
+    def _seen(session: Session, publish: wire.Publish) -> bool:
+        """Whether a QoS 2 PUBLISH is one we have (method B of section 4.3.3)."""
+        return publish.qos == 2 and publish.mid in session.received
 
     def _later(self, conn: Peer, acks: bytearray, unacked_bytes: int) -> None:
         """Write acknowledgements once what they speak of is on disk."""
@@ -303,8 +304,7 @@ class Clients:
         session.out = None
         if session.clean:
             self.locals.forget(session)
-            for mid in session.received:
-                self._committer.batch.received[session.client_id, mid] = None
+            self.forget_received(session)
         will, conn.will = conn.will, None
         log.info("disconnected client=%s clean=%s", session.client_id, clean)
         self.wills.closed(session.client_id, will, clean)

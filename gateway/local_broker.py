@@ -32,13 +32,18 @@ OURS = (f"{PREFIX}+/down/#", f"{PREFIX}gateway/+/status")
 RETAINED = (f"{PREFIX}+/status", f"{PREFIX}+/about")
 
 
+def session_id(config: BrokerConfig) -> str:
+    """What its session is called beside those of the clients."""
+    return f"broker/{config.client_id}"
+
+
 class LocalBroker:
     """Implements upstream.Listener towards the broker and clients.Peer towards the gateway."""
 
     def __init__(self, config: BrokerConfig, clients: Clients, received: set[int]) -> None:
         self.config = config
         self.link = Upstream(config, self, None, name="broker", subscribed=self._answered)
-        self.session: Session | None = Session(f"broker/{config.client_id}", clean=False)
+        self.session: Session | None = Session(session_id(config), clean=False)
         self.session.received |= received
         self.will: wire.Publish | None = None
         self.peer = config.url
@@ -60,7 +65,7 @@ class LocalBroker:
             self._new, self._subscribed = True, False
             # First on disk: a crash must not bring identifiers of the old session back, under
             # which this one has something new by then. Nothing comes before the SUBSCRIBE.
-            self._clients.forget_received(self.session.client_id, self.session, subscribe)
+            self._clients.forget_received(self.session, subscribe)
         elif not self._subscribed:
             subscribe()
 

@@ -50,10 +50,12 @@ def key_of(topic: str, payload: bytes) -> Key | None:
 
 @dataclass(slots=True)
 class Line:
-    """The ledger of one message. sends: how often it was written to a socket."""
+    """The ledger of one message. sends: how often it was written to a socket. anew: how often in
+    a new session, since the one before was gone without an acknowledgement of it."""
 
     sends: int = 0
     owed: bool = False
+    anew: int = 0
 
 
 class Device(Client):
@@ -105,7 +107,9 @@ class Plain(Device):
     """A foreign device: QoS 1 or 2, up to `window` messages in flight, a persistent session.
 
     On a new connection it sends again in order what was not acknowledged: with DUP and the same
-    packet identifier, and PUBREL where a PUBREC had come (section 4.4).
+    packet identifier, and PUBREL where a PUBREC had come (section 4.4). Where its session is gone
+    it begins anew (section 3.2.2.2): all of that is a new message, from identifier 1 on, and what
+    got a PUBREC is the gateway's.
     """
 
     def __init__(self, port: int, name: str, rng: random.Random, *, topic: str, qos: int,
@@ -115,7 +119,7 @@ class Plain(Device):
         self._topic, self._qos, self._window = topic, qos, window
         self._ready: deque[int] = deque()
         self._flying: dict[int, bool] = {}  # number → PUBREC came
-        self._number = 0
+        self._number = self._base = 0  # identifiers count from the number at the session's begin
 
     def make(self) -> None:
         if len(self._ready) < 500:  # beyond that it is the sensor that waits
@@ -135,13 +139,22 @@ class Plain(Device):
     def _packet(self, number: int, *, dup: bool) -> bytes:
         self.ledger[self.client_id, 0, number].sends += 1
         payload = b"%s %d %s" % (self.client_id.encode(), number, b"x" * (number * 37 % 200))
-        mid = number % 65535 + 1
+        mid = self._mid(number)
         return publish(Publish(self._topic, payload, self._qos, False, dup, mid))
+
+    def _mid(self, number: int) -> int:
+        return (number - self._base) % 65535 + 1
 
     def on_connected(self, session_present: bool) -> None:
         out = bytearray()
+        if not session_present:
+            self._flying = {n: False for n, received in self._flying.items() if not received}
+            self._base = min([*self._flying, *self._ready, self._number + 1])
+            for number in self._flying:
+                self.ledger[self.client_id, 0, number].anew += 1
         for number, received in self._flying.items():
-            out += ack(PUBREL, number % 65535 + 1) if received else self._packet(number, dup=True)
+            out += ack(PUBREL, self._mid(number)) if received \
+                else self._packet(number, dup=session_present)
         if out:
             self.send(bytes(out))
 
@@ -160,7 +173,7 @@ class Plain(Device):
             del self._flying[number]
 
     def _number_of(self, mid: int) -> int | None:
-        return next((n for n in self._flying if n % 65535 + 1 == mid), None)
+        return next((n for n in self._flying if self._mid(n) == mid), None)
 
 
 class Contract(Device):

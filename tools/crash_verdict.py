@@ -4,7 +4,8 @@ Rules:
 - *Lost*: owed (acknowledged to its device) and never arrived.
 - *Doubled*, where the message goes at QoS 2: it arrived more often than its device sent it. A
   plain QoS 1 device that sends again after a lost PUBACK doubles by MQTT's own rule; a contract
-  device and one that publishes at QoS 2 have no such excuse. At QoS 1 the last leg may double.
+  device has no such excuse, and one that publishes at QoS 2 only where the gateway said that its
+  session is gone and it had no PUBREC (*again by the sender*). At QoS 1 the last leg may double.
 - *Reordered*: the first arrival after that of a later message of its stream; or the first PUBLISH
   between gateway and upstream after that of a later one.
 - *The upstream's own doing* is only what the wire shows: it had taken the message (PUBACK or
@@ -146,7 +147,7 @@ class Judge:
         if stream.min_qos < 2:
             tally.again_at_qos1 += times - 1
             return
-        allowed = 1 if stream.exact else max(1, line.sends)
+        allowed = 1 + line.anew if stream.exact else max(1, line.sends)
         tally.again_by_sender += min(times, allowed) - 1
         if times <= allowed:
             return

@@ -13,10 +13,11 @@ KILLED = [(50.0, 51.0)]  # the upstream, and when the subscriber was back
 
 
 def judge(arrived: list[Key], *, sends: int = 1, exact: bool = True, owed: bool = True,
+          anew: int = 0,
           exchanges: dict[Key, list[Exchange]] | None = None, order: tuple[Key, ...] = (ONE, TWO),
           blind: list[tuple[float, float]] | None = None, qos: int = 2,
           min_qos: int = 2) -> Tally:
-    ledger = {ONE: Line(sends, owed), TWO: Line(sends, owed)}
+    ledger = {ONE: Line(sends, owed, anew), TWO: Line(sends, owed, anew)}
     arrivals = [Arrival(key, qos, 50.5) for key in arrived]
     return Judge({"dev": Stream(ledger, exact, min_qos)}, arrivals, exchanges or {},
                  {"dev": order}, blind or []).verdict()
@@ -70,6 +71,11 @@ def test_plain_sender_that_sent_twice_doubles_by_itself() -> None:
 
 def test_plain_sender_that_sent_twice_does_not_excuse_a_third() -> None:
     assert judge([ONE, TWO, ONE, ONE], sends=2, exact=False).duplicated == 1
+
+
+def test_qos_2_sender_doubles_by_itself_only_as_often_as_its_session_was_gone() -> None:
+    tally = judge([ONE, TWO, ONE, ONE], sends=5, anew=1)
+    assert (tally.duplicated, tally.again_by_sender) == (1, 1)
 
 
 def test_contract_device_that_sent_twice_excuses_nothing() -> None:

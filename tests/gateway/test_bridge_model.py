@@ -51,7 +51,7 @@ def expected(options: Options) -> list[str]:
     """What a set has to reach to be worth its time."""
     names = ["early sends", "late sends", "superseded"]
     names += ["PUBRELs after a reconnect"] * (options.max_qos == 2)
-    names += ["crashes"] * options.crash
+    names += ["crashes", "lost behind a CONNECT"] * options.crash
     names += ["failed commits", "full disks drained", "past the journal"] * options.full
     names += ["set aside"] * (options.big or options.refuse)
     names += [*POLICIES, "reject"] * options.policies

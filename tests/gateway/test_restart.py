@@ -104,27 +104,6 @@ def test_kill_9_with_a_backlog_delivers_all_of_it_once_in_order(
         b"%d" % mid for mid in range(1, 301)]
 
 
-def test_qos_2_message_is_taken_once_over_a_kill_9(start: Start, upstream: Mosquitto,
-                                                   judge: Subscriber) -> None:
-    gateway = start(free_port(), QUICK)
-    with RawClient(gateway.port) as client:
-        client.open("two", clean=False)
-        client.send(publish("kill2", b"once", 2, 9))
-        assert client.read() == (0x50, b"\x00\x09")
-        gateway.kill()
-    gateway = start(upstream.port, QUICK)
-    with RawClient(gateway.port) as client:
-        client.open("two", clean=False)
-        client.send(publish("kill2", b"once", 2, 9, dup=True))
-        assert client.read() == (0x50, b"\x00\x09")
-        client.send(packet(0x62, b"\x00\x09"))
-        assert client.read() == (0x70, b"\x00\x09")
-        client.send(publish("kill2", b"next", 2, 9))
-        assert client.read() == (0x50, b"\x00\x09")
-    judge.wait_for_message("kill2", b"next")
-    assert [a.payload for a in judge.arrivals if a.topic == "kill2"] == [b"once", b"next"]
-
-
 def test_wills_of_those_who_were_there_are_fired_after_a_crash(
         start: Start, upstream: Mosquitto, judge: Subscriber, tmp_path: Path) -> None:
     gateway = start(free_port(), QUICK)

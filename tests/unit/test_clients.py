@@ -120,13 +120,24 @@ def connects(clients: Clients, *, clean: bool) -> Conn:
     return conn
 
 
+def taken_under(clients: Clients, conn: Conn, *mids: int) -> list[bytes]:
+    """What the intake gets of messages that say they come again, under these identifiers."""
+    taken: list[bytes] = []
+    clients.intake = lambda _client, publishes: (  # type: ignore[func-returns-value]
+        taken.extend(p.payload for p in publishes) or len(publishes))
+    for mid in mids:
+        clients.received(cast(Any, conn), [Publish("t", b"%d" % mid, 2, False, True, mid)], 0.0)
+    return taken
+
+
 @pytest.mark.parametrize("there", [True, False])  # when it connects anew
 def test_clean_connect_frees_identifiers_of_the_session_before_it_on_disk_too(there: bool) -> None:
     asked: list[object] = []
     committer = SimpleNamespace(batch=Batch(), hurry=lambda now_s: None, after=asked.append)
-    clients = Clients(Locals({}), cast(Any, committer), {"c": {1}}, {})
+    clients = Clients(Locals({}), cast(Any, committer), {}, {})
     conn = cast(Any, connects(clients, clean=False))
-    clients.received(conn, [Publish("t", b"", 2, False, False, 2)], 0.0)
+    for mid in (1, 2):
+        clients.received(conn, [Publish("t", b"", 2, False, False, mid)], 0.0)
     if not there:
         clients.closed(conn, clean=False)
     committer.batch = Batch()
@@ -134,9 +145,15 @@ def test_clean_connect_frees_identifiers_of_the_session_before_it_on_disk_too(th
     conn = connects(clients, clean=True)
     assert committer.batch.received == {("c", 1): None, ("c", 2): None}
     assert asked
-    taken: list[bytes] = []
-    clients.intake = lambda _client, publishes: (  # type: ignore[func-returns-value]
-        taken.extend(p.payload for p in publishes) or len(publishes))
-    for mid in (1, 2):
-        clients.received(conn, [Publish("t", b"%d" % mid, 2, False, True, mid)], 0.0)
-    assert taken == [b"1", b"2"]
+    assert taken_under(clients, conn, 1, 2) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_identifiers_from_before_a_restart_are_free_and_off_the_disk_by_the_first_pubrec(
+        clean: bool) -> None:
+    committer = SimpleNamespace(batch=Batch(), hurry=lambda now_s: None, after=lambda _: None)
+    clients = Clients(Locals({}), cast(Any, committer), {"c": {1, 2}, "never back": {3}}, {})
+    conn = connects(clients, clean=clean)
+    assert committer.batch.received == {("c", 1): None, ("c", 2): None, ("never back", 3): None}
+    assert taken_under(clients, conn, 1, 1) == [b"1"]
+    assert committer.batch.received == {("c", 1): True, ("c", 2): None, ("never back", 3): None}

@@ -1,7 +1,7 @@
 """Devices: each knows what it sent, sends it again until it is acknowledged, and keeps a ledger.
 
-A payload is `name:number:attempt`, so that what a device sent again at QoS 1 can be told from what
-the gateway sent twice.
+A payload is `name:number:attempt`, so that what a device sent again at QoS 1, or in a new session,
+can be told from what the gateway sent twice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from gateway import wire
 from gateway.errors import ProtocolError
 from gateway.local import Session
-from gateway.wire import Ack, Connect, Packet, Publish
+from gateway.wire import Ack, Connect, Packet, Publish, Raw
 from model.rules import Options, hold
 
 
@@ -50,17 +50,23 @@ class Device:
         publish = self.unacked[self._mid] = Publish(topic, payload, qos, False, False, self._mid)
         return publish
 
-    def again(self) -> list[Packet]:
-        """What to send on a new connection (section 4.4)."""
-        packets: list[Packet] = [Connect(self.name, False, 60, None, None, None, 4)]
-        packets += [Ack(wire.PUBREL, mid) for mid in sorted(self._releasing)]
+    def again(self, session_present: bool) -> list[Packet]:
+        """What to send on a new connection: the rest (section 4.4), or all anew, under
+        identifiers that were used before (section 3.2.2.2)."""
         self._to_release.clear()
-        for mid, p in self.unacked.items():
+        old, self.unacked = self.unacked, {}
+        if not session_present:
+            self._releasing.clear()
+            self._mid = 0
+        packets: list[Packet] = [Ack(wire.PUBREL, mid) for mid in sorted(self._releasing)]
+        for mid, p in old.items():
             payload = p.payload
-            if p.qos == 1:
+            if p.qos == 1 or not session_present:
                 name, number, attempt, *rest = payload.split(b":")
                 payload = b":".join([name, number, b"%d" % (int(attempt) + 1), *rest])
-            self.unacked[mid] = Publish(p.topic, payload, p.qos, False, True, mid)
+            if not session_present:
+                self._mid = mid = self._mid + 1
+            self.unacked[mid] = Publish(p.topic, payload, p.qos, False, session_present, mid)
             packets.append(self.unacked[mid])
         return packets
 
@@ -84,6 +90,11 @@ class Device:
             self._to_release.append(ack.mid)
 
 
+def connect(name: str) -> Connect:
+    """CONNECT of a device, for a session that stays."""
+    return Connect(name, False, 60, None, None, None, 4)
+
+
 class Peer:
     """A device's connection, as clients.py sees it."""
 
@@ -95,7 +106,7 @@ class Peer:
         self.held: list[Publish] = []
         self.unacked_bytes = 0
         self.acked_s = 0.0
-        self.limited = self.paused = self.gone = False
+        self.limited = self.paused = self.gone = self.session_present = False
 
     def write(self, data: bytes) -> None:
         if self.gone:
@@ -104,6 +115,8 @@ class Peer:
         for packet in packets:
             if isinstance(packet, Ack):
                 self.device.take(packet)
+            elif isinstance(packet, Raw) and packet.kind == wire.CONNACK:
+                self.session_present = bool(packet.data[2])
 
     def hold(self, wait: bool) -> None:
         self.paused = wait

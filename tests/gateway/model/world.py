@@ -25,7 +25,7 @@ from gateway.routes import REFUSED
 from gateway.upstream import Upstream
 from gateway.wire import Packet
 from model.broker import Broker, Link
-from model.devices import Device, Peer, Records
+from model.devices import Device, Peer, Records, connect
 from model.disk import RESERVE_BYTES, CountingDrain, Disk, DiskOutbox, HeldCommitter, SmallQueue
 from model.house import House, routes
 from model.rules import Options, hold
@@ -149,8 +149,18 @@ class World:
         self.bridge.clients.received(device.peer, packets, time.monotonic())
 
     def join(self, device: Device) -> None:
-        device.peer = Peer(device)
-        self.give(device, device.again())
+        """Connect. What it then sends may be lost on the way, and comes on the next connection."""
+        while True:
+            device.peer = Peer(device)
+            self.give(device, [connect(device.name)])
+            present = device.peer.session_present
+            packets = device.again(present)
+            if present or not packets or self.rng.random() < 0.5:
+                break
+            self.reached["lost behind a CONNECT"] += 1
+            self.part(device)
+        if packets:
+            self.give(device, packets)
 
     def part(self, device: Device) -> None:
         assert device.peer is not None
