@@ -4,13 +4,15 @@ paho owns the session: TCP, TLS, WebSocket, CONNECT, will, and whatever the brok
 PUBLISH and its acknowledgements go past it, in batches, on the same socket: paho reads from
 `feed`, which holds only the packets that are for it, and writes to `out`, which is also ours.
 (paho 2.x reads one byte a call and takes two locks a message.)
+
+paho calls back with a lock held that closing its socket takes, too. So its callbacks only note
+what came; `take` reads the notes once paho has returned, and whoever called `take` acts on them.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
@@ -31,25 +33,41 @@ QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED = 0x9B, 0x9A  # MQTT 5.0 section 3.2.2.2
 # configured, and 2.0.11 sent more loses or doubles at QoS 2.
 SAFE_INFLIGHT, MOST_INFLIGHT = 20, 1000
 
-Opened = Callable[[bool, Limits, int], None]
-Subscribed = Callable[[list[int]], None]
+
+class Accepted(NamedTuple):
+    """A CONNACK: session present, what it allows, the Server Keep Alive [s], 0 for none."""
+
+    session_present: bool
+    limits: Limits
+    keepalive_s: int
+
+
+class Granted(NamedTuple):
+    """A SUBACK: a code for each filter (section 3.9.3)."""
+
+    codes: list[int]
+
+
+class Ended(NamedTuple):
+    """The session has ended by a packet of the broker."""
+
+    reason: str
+
+
+Note = Accepted | Granted | Ended
 
 
 class PahoSession(paho.Client):
     """One persistent session.
 
-    opened: called with session present, what the CONNACK allows, and the Server Keep Alive [s]
-    (0 where it says none). closing: called before paho closes its socket. subscribed: called with
-    the codes of a SUBACK (section 3.9.3), and must not call back. forget: begin with a
-    session of no past, since the outbox that knew its packet identifiers is gone; what the broker
-    still held under them would swallow new messages. That takes a connection of its own, which
-    ends with `forgotten` set (clean session 1, section 3.1.2.4 of MQTT 3.1.1; at 5 it is a clean
-    start of a session that expires with the connection).
+    forget: begin with a session of no past, since the outbox that knew its packet identifiers is
+    gone; what the broker still held under them would swallow new messages. That takes a
+    connection of its own, which ends with `forgotten` set (clean session 1, section 3.1.2.4 of
+    MQTT 3.1.1; at 5 it is a clean start of a session that expires with the connection).
     """
 
-    def __init__(self, config: UpstreamConfig, will_topic: str | None, opened: Opened,
-                 closing: Callable[[], None], *, forget: bool = False,
-                 subscribed: Subscribed | None = None) -> None:
+    def __init__(self, config: UpstreamConfig, will_topic: str | None, *,
+                 forget: bool = False) -> None:
         self.v5 = config.protocol == "5"
         super().__init__(CallbackAPIVersion.VERSION2, client_id=config.client_id,
                          clean_session=None if self.v5 else False, reconnect_on_failure=False,
@@ -57,11 +75,10 @@ class PahoSession(paho.Client):
                          transport="websockets" if config.websocket else "tcp")
         self.feed = bytearray()
         self.out = bytearray()
-        self.reason = ""  # why the broker did not want us, if it said so
         self.will_retain = True
         self.forgotten = False  # the past is gone; connect again, now to stay
         self._forget = forget
-        self._config, self._opened = config, opened
+        self._config = config
         self._proxy = config.through()
         self._said_topic, self._said_qos = will_topic, 1
         if config.websocket:
@@ -74,12 +91,16 @@ class PahoSession(paho.Client):
             self.username_pw_set(config.username, config.password_text())
         self._set_will()
         self.connect_timeout = CONNECT_TIMEOUT_S
-        self.on_connect = self._connected
-        self.on_disconnect = self._disconnected
-        self.on_socket_close = lambda *_: closing()
-        if subscribed is not None:
-            self.on_subscribe = lambda _client, _userdata, _mid, codes, _properties: subscribed(
-                [code.value for code in codes])
+        self.connect_async(config.host, config.port)  # only notes it, for `dial`
+        self._made: Any = None  # what `dial` made, for paho to take
+        self._closed = False  # paho wants its socket closed
+        # what paho's callbacks noted
+        self._connack: tuple[bool, ReasonCode, Properties | None] | None = None
+        self._suback: list[ReasonCode] | None = None
+        self._said = ""
+        self.on_connect = self._on_connack
+        self.on_subscribe = self._on_suback
+        self.on_disconnect = self._on_disconnected
 
     def _set_will(self) -> None:
         if self._said_topic is not None:
@@ -88,16 +109,21 @@ class PahoSession(paho.Client):
 
     # --- what the link calls
 
-    def dial(self) -> None:
-        """Blocking, for a thread: name look-up, TCP, proxy, TLS, WebSocket.
+    def dial(self) -> Any:
+        """Blocking, for any thread: name look-up, TCP, proxy, TLS, WebSocket.
 
-        CONNECT is in `out` then.
+        Returns the socket for `begin`; leaves the session as it is. Raises OSError, ValueError.
         """
+        return super()._create_socket()
+
+    def begin(self, sock: Any) -> None:
+        """Begin the session on a socket; CONNECT is in `out` then."""
         config = self._config
         self.feed.clear()
         self.out.clear()
-        self.reason = ""
         self.forgotten = False
+        self._connack = self._suback = None
+        self._made, self._said = sock, ""
         if self.v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0 if self._forget else 0xFFFFFFFF
@@ -108,6 +134,7 @@ class PahoSession(paho.Client):
             self._clean_session = self._forget
             self.connect_async(config.host, config.port, keepalive=config.keepalive_s)
         self.reconnect()
+        self._closed = False
 
     def descriptor(self, user_timeout_s: float) -> int:
         """The socket's number, its options set. Raises ConnectionError where there is none.
@@ -123,13 +150,49 @@ class PahoSession(paho.Client):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
         return sock.fileno()
 
-    def take(self, packet: bytes) -> bool:
-        """Let paho read one control packet; False where the session has ended by it."""
+    def take(self, packet: bytes) -> Note | None:
+        """Let paho read one control packet; returns what it means for us, if anything."""
         self.feed += packet
-        while self.feed:
-            if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS or self.socket() is None:
-                return False
-        return not self.forgotten
+        try:
+            while self.feed and not self._closed:
+                if self.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    self._closed = True
+        except Exception as error:  # paho's parser meets bad packets with any
+            return Ended(f"the broker sent a bad packet: {error!r}")
+        note: Note | None = None
+        if self._connack is not None:
+            (present, reason, properties), self._connack = self._connack, None
+            note = self._answered(present, reason, properties)
+        elif self._suback is not None:
+            note, self._suback = Granted([code.value for code in self._suback]), None
+        if self._closed and not isinstance(note, Ended):
+            return Ended(self._said or "refused")
+        return note
+
+    def _answered(self, present: bool, reason: ReasonCode,
+                  properties: Properties | None) -> Note:
+        """What a CONNACK means."""
+        if reason.is_failure:
+            # A will that the broker cannot have is made smaller for the next try.
+            if reason.value == RETAIN_NOT_SUPPORTED:
+                self.will_retain = False
+            elif reason.value == QOS_NOT_SUPPORTED:
+                self._said_qos = 0
+            self._set_will()
+            return Ended(f"refused by the broker: {reason}")
+        if self._forget:
+            self._forget, self.forgotten = False, True
+            return Ended("the session of before is forgotten")
+        limits = Limits(v5=self.v5, window=self._config.inflight or (
+            MOST_INFLIGHT if self.v5 else SAFE_INFLIGHT))
+        keepalive_s = 0
+        if properties is not None and self.v5:
+            limits.window = min(limits.window, getattr(properties, "ReceiveMaximum", 65535))
+            limits.max_qos = getattr(properties, "MaximumQoS", 2)
+            limits.retain = bool(getattr(properties, "RetainAvailable", 1))
+            limits.max_packet_bytes = getattr(properties, "MaximumPacketSize", 268_435_455)
+            keepalive_s = getattr(properties, "ServerKeepAlive", 0)
+        return Accepted(present, limits, keepalive_s)
 
     def receive(self) -> bytes:
         """Read from the real socket. Raises BlockingIOError when there is nothing."""
@@ -137,8 +200,6 @@ class PahoSession(paho.Client):
 
     def transmit(self) -> None:
         """Write to the real socket as much as it takes. Raises BlockingIOError, OSError."""
-        if self.want_write():
-            self.loop_write()
         while self.out:
             count = super()._sock_send(bytes(self.out[:WRITE_BYTES]))
             if count == 0:
@@ -146,10 +207,17 @@ class PahoSession(paho.Client):
             del self.out[:count]
 
     def shut(self) -> None:
-        """Close the socket."""
-        self._sock_close()
+        """Close the socket; nothing may watch it any more."""
+        super()._sock_close()
 
-    # --- what paho calls
+    # --- what paho calls; nothing here but noting, see above
+
+    def _create_socket(self) -> Any:
+        sock, self._made = self._made, None
+        return sock
+
+    def _sock_close(self) -> None:
+        self._closed = True  # the event loop watches it still; see `shut`
 
     def _create_socket_connection(self) -> socket.socket:
         host, port = self._config.host, self._config.port
@@ -174,31 +242,14 @@ class PahoSession(paho.Client):
         self.out += buf
         return len(buf)
 
-    def _connected(self, _client: paho.Client, _userdata: Any, flags: paho.ConnectFlags,
-                   reason: ReasonCode, properties: Properties | None) -> None:
-        if reason.is_failure:
-            self.reason = f"refused by the broker: {reason}"
-            # A will that the broker cannot have is made smaller for the next try.
-            if reason.value == RETAIN_NOT_SUPPORTED:
-                self.will_retain = False
-            elif reason.value == QOS_NOT_SUPPORTED:
-                self._said_qos = 0
-            self._set_will()
-            return
-        if self._forget:
-            self._forget, self.forgotten = False, True
-            return
-        limits = Limits(v5=self.v5, window=self._config.inflight or (
-            MOST_INFLIGHT if self.v5 else SAFE_INFLIGHT))
-        keepalive_s = 0
-        if properties is not None and self.v5:
-            limits.window = min(limits.window, getattr(properties, "ReceiveMaximum", 65535))
-            limits.max_qos = getattr(properties, "MaximumQoS", 2)
-            limits.retain = bool(getattr(properties, "RetainAvailable", 1))
-            limits.max_packet_bytes = getattr(properties, "MaximumPacketSize", 268_435_455)
-            keepalive_s = getattr(properties, "ServerKeepAlive", 0)
-        self._opened(flags.session_present, limits, keepalive_s)
+    def _on_connack(self, _client: paho.Client, _userdata: Any, flags: paho.ConnectFlags,
+                    reason: ReasonCode, properties: Properties | None) -> None:
+        self._connack = flags.session_present, reason, properties
 
-    def _disconnected(self, _client: paho.Client, _userdata: Any, _flags: Any,
-                      reason: ReasonCode, _properties: Properties | None) -> None:
-        self.reason = self.reason or f"disconnected: {reason}"
+    def _on_suback(self, _client: paho.Client, _userdata: Any, _mid: int,
+                   codes: list[ReasonCode], _properties: Properties | None) -> None:
+        self._suback = codes
+
+    def _on_disconnected(self, _client: paho.Client, _userdata: Any, _flags: Any,
+                         reason: ReasonCode, _properties: Properties | None) -> None:
+        self._said = f"disconnected: {reason}"

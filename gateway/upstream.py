@@ -14,10 +14,11 @@ from typing import Protocol
 
 from gateway import wire
 from gateway.config import UpstreamConfig
+from gateway.dial import dial
 from gateway.errors import ProtocolError
 from gateway.flight import Limits
 from gateway.outage import Outage
-from gateway.paho_session import READ_BYTES, PahoSession, Subscribed
+from gateway.paho_session import READ_BYTES, Accepted, Ended, Granted, Note, PahoSession
 
 log = logging.getLogger("tidegate.upstream")
 
@@ -26,6 +27,7 @@ DISCONNECT = b"\xe0\x00"
 PING_S = 4.0  # silence after which we ask, see DEAD_S
 DEAD_S = 9.0  # silence after which the link is given up
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
+_BY_BROKER = (ConnectionResetError, BrokenPipeError)
 QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone; caution.py needs 6
 
 
@@ -65,13 +67,13 @@ class Upstream:
     """Keeps one link up, with full jitter between tries, until stopped.
 
     forgotten: where given, the broker's old session of ours is thrown away first, and this awaited
-    before the first one that stays.
+    before the first one that stays. subscribed: called with the codes of a SUBACK.
     """
 
     def __init__(self, config: UpstreamConfig, listener: Listener, will_topic: str | None,
                  name: str = "upstream", *,
                  forgotten: Callable[[], Awaitable[None]] | None = None,
-                 subscribed: Subscribed | None = None) -> None:
+                 subscribed: Callable[[list[int]], None] | None = None) -> None:
         self.config, self._listener = config, listener
         self.connected = False
         self.state = "starting"  # one word or a short reason, for people
@@ -88,9 +90,9 @@ class Upstream:
         self._ping_s = PING_S
         self._name = name  # for the log
         self._paused = False
-        self._session = PahoSession(config, will_topic, self._opened, self._detach,
-                                    forget=forgotten is not None, subscribed=subscribed)
-        self._forgotten = forgotten
+        self._session = PahoSession(config, will_topic, forget=forgotten is not None)
+        self._forgotten, self._subscribed = forgotten, subscribed
+        self._breaking: asyncio.Handle | None = None  # a write failed; see `_broken`
 
     # --- what the bridge calls
 
@@ -101,7 +103,8 @@ class Upstream:
 
     def writable(self) -> bool:
         """Whether another batch should be offered."""
-        return self.connected and len(self._session.out) < WRITE_LIMIT_BYTES
+        return self.connected and self._breaking is None \
+            and len(self._session.out) < WRITE_LIMIT_BYTES
 
     def pause(self, wait: bool) -> None:
         """Stop reading, or go on."""
@@ -123,13 +126,12 @@ class Upstream:
 
     async def run(self) -> None:
         """Connect, watch, connect again; for ever."""
-        loop = asyncio.get_running_loop()
         while True:
             self.state = "connecting"
             self._lost.clear()
             self._buffer, self._reason = b"", ""
             try:
-                await loop.run_in_executor(None, self._session.dial)
+                self._session.begin(await dial(self._session.dial, self._name))
                 self._attach()
                 await self._watch()
             except (OSError, ValueError) as error:
@@ -189,26 +191,29 @@ class Upstream:
                 log.info("%s %s", self._name, told)
 
     def _readable(self) -> None:
+        received, ended = self._receive()
+        if received:
+            self._last_in_s = time.monotonic()
+            self._take(self._buffer + received)
+        if ended is not None and self._fd >= 0:
+            self._close(_reason(ended), by_broker=isinstance(ended, _BY_BROKER))
+
+    def _receive(self) -> tuple[bytes, OSError | None]:
+        """What came, and how the connection ended behind it, if it has."""
         received: list[bytes] = []
+        ended: OSError | None = None
         try:
-            while True:
-                part = self._session.receive()
-                if not part:
-                    if not received:
-                        self._close("connection closed", by_broker=True)
-                        return
-                    break
+            while part := self._session.receive():
                 received.append(part)
                 if len(part) < READ_BYTES and not self.config.tls and not self.config.websocket:
                     break
+            else:
+                ended = BrokenPipeError()
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(_reason(error), by_broker=isinstance(error, ConnectionResetError))
-            return
-        if received:
-            self._last_in_s = time.monotonic()
-            self._take(self._buffer + b"".join(received))
+            ended = error
+        return b"".join(received), ended
 
     def _take(self, data: bytes) -> None:
         acks = wire.decode_acks(data)
@@ -234,11 +239,8 @@ class Upstream:
             if isinstance(packet, wire.Ack):
                 acks.append(packet)
             elif isinstance(packet, wire.Raw) and packet.kind != wire.PINGRESP:
-                if not self._session.take(packet.data):  # by DISCONNECT or CONNACK
-                    if self._session.forgotten:
-                        self._session.out += DISCONNECT
-                        self._flush()
-                    self._close(self._session.reason or "refused", by_broker=True)
+                self._hear(self._session.take(packet.data))
+                if self._fd < 0:  # by CONNACK or DISCONNECT
                     return
             elif isinstance(packet, wire.Publish):
                 publishes.append(packet)
@@ -250,8 +252,23 @@ class Upstream:
         if self.connected:
             self._listener.upstream_writable()
 
+    def _hear(self, note: Note | None) -> None:
+        """Act on what a control packet meant; paho has returned by now."""
+        if isinstance(note, Accepted):
+            self._opened(note)
+        elif isinstance(note, Granted):
+            if self._subscribed is not None:
+                self._subscribed(note.codes)
+        elif isinstance(note, Ended):
+            if self._session.forgotten:
+                self._session.out += DISCONNECT
+                self._flush()
+            self._close(note.reason, by_broker=True)
+
     def _flush(self) -> None:
-        if self._fd < 0:
+        """Write what the socket takes. A failure is acted on later: never inside a caller that
+        still has something to do with this link."""
+        if self._fd < 0 or self._breaking is not None:
             return
         loop = asyncio.get_running_loop()
         try:
@@ -259,25 +276,26 @@ class Upstream:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._close(self._last_words() or _reason(error),
-                        by_broker=isinstance(error, (ConnectionResetError, BrokenPipeError)))
+            self._breaking = loop.call_soon(self._broken, error)
+            loop.remove_writer(self._fd)
             return
         if self._session.out:
             loop.add_writer(self._fd, self._drained)
         else:
             loop.remove_writer(self._fd)
 
-    def _last_words(self) -> str:
-        """What a broker said in TLS before it hung up: an alert that was not read yet."""
-        if not self.config.tls:
-            return ""
-        try:
-            self._session.receive()
-        except BlockingIOError:  # not a word
-            pass
-        except OSError as error:
-            return _reason(error)
-        return ""
+    def _broken(self, error: OSError) -> None:
+        """A write failed. First take what the broker said before it hung up, be it a refusal."""
+        self._breaking = None
+        by_broker = isinstance(error, _BY_BROKER)
+        if not self._paused:
+            received, ended = self._receive()
+            if received:
+                self._take(self._buffer + received)
+            if ended is not None and not isinstance(ended, _BY_BROKER):
+                error = ended  # in TLS an alert
+        if self._fd >= 0:
+            self._close(_reason(error), by_broker=by_broker)
 
     def _drained(self) -> None:
         self._flush()
@@ -300,9 +318,13 @@ class Upstream:
             loop.remove_reader(self._fd)
             loop.remove_writer(self._fd)
             self._fd = -1
+        if self._breaking is not None:
+            self._breaking.cancel()
+            self._breaking = None
 
-    def _opened(self, session_present: bool, limits: Limits, keepalive_s: int) -> None:
+    def _opened(self, accepted: Accepted) -> None:
         """The broker accepted us."""
+        session_present, limits, keepalive_s = accepted
         self.connected, self.state = True, "connected"
         self.connects += 1
         self._ping_s = min(PING_S, keepalive_s / 2) if keepalive_s else PING_S

@@ -22,7 +22,7 @@ class Gateway(Startable):
 
     upstream_port: of the broker on loopback. settings: TOML that follows the two tables
     `[listener]` and `[upstream]`, `[[route]]` for instance. fault: one of those that
-    tools.faulty_gateway can plant. env: added to the environment.
+    tools.faulty_gateway can plant. env: added to the environment. scheme: of the upstream's URL.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class Gateway(Startable):
         name: str = "gateway",
         fault: str = "",
         env: Mapping[str, str] | None = None,
+        scheme: str = "mqtt",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -42,7 +43,7 @@ class Gateway(Startable):
         self._text = (
             f'id = "{name}"\n'
             f'[listener]\nlisten = "{HOST}:{self.port}"\n'
-            f'[upstream]\nurl = "mqtt://{HOST}:{upstream_port}"\n'
+            f'[upstream]\nurl = "{scheme}://{HOST}:{upstream_port}"\n'
             f"{settings}"
         )
         program = [*FAULTY, fault] if fault else COMMAND
