@@ -11,7 +11,7 @@ TESTS := $(wildcard $(addprefix tests/,unit device gateway board chain crash hil
 unexport SECONDS
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup check test demo flash deploy bench hil crash cleanroom clean install upgrade uninstall service-test broker-test model
+.PHONY: help setup check test demo flash deploy bench bench-core bench-ab hil crash cleanroom clean install upgrade uninstall service-test broker-test model
 
 help: ## list these targets
 	@echo "Tidegate: sensor readings from ESP32 boards to an MQTT broker, none lost."
@@ -56,6 +56,12 @@ hil: setup ## every scenario in full on the boards of a bench (HIL=hil.toml; doc
 
 bench: setup ## the gateway against Mosquitto's bridge under the same load (ARGS=--help)
 	$(VENV)/python -m tools.bench $(ARGS)
+
+bench-core: setup ## the gateway's own code in one process, without sockets: CPU a message (ARGS=--profile)
+	$(VENV)/python -m tools.bench_core $(ARGS)
+
+bench-ab: setup ## this tree against another commit's, in turn (OLD=<commit>, ARGS=--rounds 7)
+	$(VENV)/python -m tools.bench_ab $(or $(OLD),$(error which commit? make bench-ab OLD=v0.1.0)) $(ARGS)
 
 flash: setup ## write the MicroPython image onto a board (PORT=/dev/ttyUSB0 BOARD=esp32-devkitc IMAGE=file.bin)
 	@$(VENV)/tidegate board image $(if $(PORT),--port $(PORT)) $(if $(BOARD),--board $(BOARD)) $(if $(IMAGE),--file $(IMAGE))

@@ -44,8 +44,8 @@ class Contestant(Startable):
         for child in reversed(self.children):
             child.stop()
 
-    def _run(self, argv: list[str], name: str) -> None:
-        child = Child(argv, log=self.folder / f"{name}.log")
+    def _run(self, argv: list[str], name: str, env: dict[str, str] | None = None) -> None:
+        child = Child(argv, log=self.folder / f"{name}.log", env=env)
         child.start()
         self.children.append(child)
 
@@ -58,9 +58,11 @@ class Contestant(Startable):
 
 
 class Tidegate(Contestant):
-    """Ours, with its defaults but for the window."""
+    """Ours, with its defaults but for the window. path: what its package is imported from, where
+    that is not this checkout."""
 
     name = "tidegate"
+    path: ClassVar[Path | None] = None
 
     def start(self) -> None:
         conf = self.folder / "tidegate.toml"
@@ -68,7 +70,10 @@ class Tidegate(Contestant):
             f'id = "bench"\nlog_level = "warning"\n[listener]\nlisten = "{HOST}:{self.port}"\n'
             f'[upstream]\nurl = "mqtt://{HOST}:{self.upstream_port}"\ninflight = {WINDOW}\n'
             f'[[route]]\nfilter = "#"\nupgrade = {self.qos}\n')
-        self._run([sys.executable, "-m", "gateway", "run", "-c", str(conf)], "gateway")
+        package = "tidegate" if self.path and (self.path / "tidegate").is_dir() else "gateway"
+        # -P: a `gateway` of the folder that we stand in is not to be found first
+        self._run([sys.executable, "-P", "-m", package, "run", "-c", str(conf)], "gateway",
+                  None if self.path is None else {"PYTHONPATH": str(self.path)})
         self._up()
 
 
