@@ -105,7 +105,12 @@ class OutboxMachine(RuleBasedStateMachine):
         waiting = sorted(e.key for e in self.held.values()
                          if e.key >> LANE_SHIFT == BACKLOG and e.key > self.loaded and not e.mid)
         found = self._do(lambda: self.outbox.load(self.loaded, limit, mids))
-        assert [e.key for e in found] == waiting[:limit]
+        keys = [e.key for e in found]
+        if self.disk.failing:  # the database's first; what only the journal has, with the next
+            assert keys == waiting[:len(keys)]
+            assert keys or not waiting
+        else:
+            assert keys == waiting[:limit]
         for entry in found:
             self.held[entry.key].mid = entry.mid
             self.loaded = entry.key
