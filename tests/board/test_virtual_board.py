@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tools.virtual import NotSaidError, VirtualBoard, World
+from tools.virtual.flash import FREE, Costs
 
 Make = Callable[..., VirtualBoard]
 
@@ -217,6 +219,73 @@ def test_wear_is_counted(make: Make) -> None:
     assert len(board.erases()) == board.flash.blocks
 
 
+STORE = """
+import time
+with open("/f", "w") as f:
+    f.write("x" * 20000)
+print("go")
+began = time.ticks_ms()
+for _ in range(20):
+    with open("/f") as f:
+        f.read(20000)
+with open("/f", "w") as f:
+    f.write("y" * 20000)
+print("took", time.ticks_diff(time.ticks_ms(), began))
+"""
+
+
+@pytest.mark.parametrize("costs", [Costs(0.5, 50), FREE])
+def test_reads_and_erases_are_counted_and_take_their_time(make: Make, costs: Costs) -> None:
+    board = make(flash_costs=costs)
+    board.wait("MicroPython v")
+    board.power_cut()
+    board.install({"main.py": STORE.encode()})
+    before = board.flash.work()
+    board.power_on()
+    took_ms = int(board.wait(r"^took (\d+)")[1])
+    work = board.flash.work() - before
+    assert work.reads > 20 * 20000 // 4096  # at least one a block
+    assert work.erases >= 10  # five blocks, twice
+    if costs == FREE:
+        assert work.ms(costs) == 0
+    else:  # the first file is written, and the firmware loaded, before it is timed
+        assert work.ms(costs) > took_ms > 1000
+        assert work.ms(Costs(0.5, 0)) > took_ms / 3
+
+
+ENDLESS = """
+try:
+    while True:
+        with open("/f", "w") as f:
+            f.write("y" * 9000)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def test_ctrl_c_waits_for_the_flash(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make("print('up')", files={"endless.py": ENDLESS.encode()})
+    board.wait("^up$")
+    process = board.core.process
+    assert process is not None
+    real, busy = process._child.send_signal, []
+
+    def send_signal(number: int) -> None:
+        busy.append(board.flash.busy())
+        real(number)
+
+    monkeypatch.setattr(process._child, "send_signal", send_signal)
+    for _ in range(4):
+        mark = board.console.mark()
+        board.type_in(b"exec(open('/endless.py').read())\r")
+        deadline_s = time.monotonic() + 10
+        while not board.flash.busy() and time.monotonic() < deadline_s:
+            pass
+        board.type_in(b"\x03")
+        board.wait("^stopped$", after=mark)
+    assert busy == [False] * 4
+
+
 # Each round writes a file whole, then renames it: what it was or what it becomes, never a mixture.
 WRITER = """
 import os
@@ -240,7 +309,7 @@ while True:
 
 def test_power_cut_in_the_middle_of_a_write_leaves_a_mountable_flash(make: Make) -> None:
     chance = random.Random(20261123)
-    board = make(WRITER)
+    board = make(WRITER, flash_costs=Costs(0.1, 5))  # three hundred erases, and forty starts
     mark = 0
     for _ in range(40):
         board.wait("^wrote", after=mark)

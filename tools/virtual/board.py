@@ -28,7 +28,7 @@ from tools.lifetime import Startable
 from tools.virtual import pieces, rootfs
 from tools.virtual.air import Air
 from tools.virtual.console import Console, LineListener
-from tools.virtual.flash import Flash
+from tools.virtual.flash import CHIP, Costs, Flash
 from tools.virtual.hardware import Hardware
 from tools.virtual.parts import Part
 from tools.virtual.supervisor import HARD, POWER_ON, Supervisor
@@ -48,7 +48,8 @@ class VirtualBoard(Startable):
     written to /config.json then. heap_kb [KiB]: all of it, stand-ins included; without it the
     firmware has what the board file says. pty: give it a serial
     port, `port`. on_line: is called with each console line, in the board's thread. access_point:
-    name and password it wants, None: any; by default those of `config`.
+    name and password it wants, None: any; by default those of `config`. flash_costs: what reads
+    and erases take; nothing while a flashing tool has the board.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class VirtualBoard(Startable):
         pty: bool = False,
         on_line: LineListener | None = None,
         access_point: tuple[str | None, str | None] | None = None,
+        flash_costs: Costs = CHIP,
         say: Say = silent,
     ) -> None:
         self.board = boards.load(board)
         self.world = world or World()
-        self.flash = Flash(image, self.board.filesystem_blocks)
+        self.flash = Flash(image, self.board.filesystem_blocks, flash_costs)
         self.console = Console(on_line)
         self.config: dict[str, Any] = dict(config or {})
         self.heap_kb = heap_kb or self.board.heap_kb + STAND_INS_KB

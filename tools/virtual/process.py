@@ -15,6 +15,7 @@ from tools.virtual.jail import REFUSED
 from tools.virtual.rootfs import Rootfs
 
 CALM_S = 0.1  # how long Ctrl-C waits for the interpreter to wait for something
+FLASH_S = 5.0  # and the longest for its flash
 JAIL = Path(__file__).resolve().parent / "jail.py"
 
 
@@ -26,6 +27,7 @@ class Process:
     """One run of the interpreter. wire: JSON lines; output, input: the console's bytes."""
 
     def __init__(self, rootfs: Rootfs, flash: Flash, heap_kb: int) -> None:
+        self._flash = flash
         wire, inner_wire = socket.socketpair()
         inner_in, self.input = os.pipe()
         self.output, inner_out = os.pipe()
@@ -71,9 +73,14 @@ class Process:
         """
         if self._child.poll() is not None:
             return
-        until_s = time.monotonic() + CALM_S
-        while not self._waits() and time.monotonic() < until_s:
+        began_s = time.monotonic()
+        waited_s = 0.0
+        while waited_s < FLASH_S:
+            # A chip ends what it does with its flash before it looks.
+            if not self._flash.busy() and (self._waits() or waited_s > CALM_S):
+                break
             time.sleep(0.0002)
+            waited_s = time.monotonic() - began_s
         self._child.send_signal(signal.SIGINT)
 
     def _waits(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tools.virtual.air import Air
 from tools.virtual.console import Console
-from tools.virtual.flash import Flash
+from tools.virtual.flash import FREE, Flash
 from tools.virtual.hardware import Hardware
 from tools.virtual.process import JailError, Process
 from tools.virtual.reactor import READ, Alarm, Reactor
@@ -194,9 +194,11 @@ class Supervisor:
     def _act(self, number: int, what: str, words: list[Any]) -> Any:
         """Do what one message asks; gives the answer, `...` where none is due now."""
         if what == "boot":
+            costs = FREE if self._mode == "serve" else self.flash.costs
             return {
                 "mode": self._mode,
                 "blocks": self.flash.blocks,
+                "value": [round(costs.read_ms * 1000), round(costs.erase_ms * 1000), 0],
                 "raw": self.uart.raw,
                 "wire": not self.hardware.fitted,
             }

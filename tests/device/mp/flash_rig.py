@@ -1,4 +1,4 @@
-"""A littlefs on a RAM flash that counts erases and loses power: runs on MicroPython.
+"""A littlefs on a RAM flash that counts its work and loses power: runs on MicroPython.
 
 Import what a test needs first, then call format(): from then on `/` is this flash, nothing else.
 """
@@ -6,6 +6,8 @@ Import what a test needs first, then call format(): from then on `/` is this fla
 import vfs
 
 BLOCK = 4096
+READ_MS = 0.1  # these as in tools/virtual/flash.py
+ERASE_MS = 50
 
 
 class PowerCut(Exception):
@@ -23,6 +25,7 @@ class Flash:
         self.blocks = blocks
         self.dead = False
         self.erases = 0
+        self.reads = 0
         self.writes = 0
         self.bytes = 0
         self.cut_after = None
@@ -31,8 +34,13 @@ class Flash:
     def readblocks(self, block, buf, offset=0):
         if self.dead:
             return
+        self.reads += 1
         at = block * BLOCK + offset
         buf[:] = memoryview(self.data)[at : at + len(buf)]
+
+    def ms(self):
+        """Return what its reads and erases so far take on a chip."""
+        return self.reads * READ_MS + self.erases * ERASE_MS
 
     def _step(self, size):
         """Return how many bytes of this step happen; raise after them if it is the last."""

@@ -96,7 +96,7 @@ def _new_files(flash):
 def run(names):
     """Be a board that got its power. names: what boot.py, main.py and the console share."""
     boot = ask("boot")
-    flash = _flash.Flash(boot["blocks"])
+    flash = _flash.Flash(boot["blocks"], boot["value"])
     raw = boot["raw"]
     if boot["mode"] == "serve":
         _serve(flash)
