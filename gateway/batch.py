@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import msgspec
 from msgspec import Struct, field
 
-from gateway.devices import Key
 from gateway.wire import Publish
+from gateway.zeros import Key, Saved
 
 LANE_SHIFT = 56
 ID_MASK = (1 << LANE_SHIFT) - 1
@@ -86,10 +86,11 @@ class Batch(Struct):
     retained: dict[str, Publish | None] = field(default_factory=dict)
     wills: dict[str, Publish | None] = field(default_factory=dict)
     received: dict[tuple[str, int], bool | None] = field(default_factory=dict)
+    zeros: dict[Key, Saved | None] = field(default_factory=dict)
 
     def empty(self) -> bool:
         return not (self.insert or self.release or self.done or self.moved or self.drop
-                    or self.seen or self.retained or self.wills or self.received)
+                    or self.seen or self.retained or self.wills or self.received or self.zeros)
 
     def change(self) -> Change:
         """The same as plain values."""
@@ -106,6 +107,7 @@ class Batch(Struct):
                         for client, w in self.wills.items()]
         change.received = [(client, mid, bool(there))
                            for (client, mid), there in self.received.items()]
+        change.zeros = [(*key, saved) for key, saved in self.zeros.items()]
         return change
 
 
@@ -122,11 +124,12 @@ class Change(Struct, array_like=True):
     wills: list[tuple[str, tuple[str, int, bool, bytes] | None]] = []
     received: list[tuple[str, int, bool]] = []
     forgotten: bool = False  # the upstream holds nothing of ours from before this outbox
+    zeros: list[tuple[str, str, int, Saved | None]] = []
 
     def settles(self) -> bool:
         """Whether it only says what became of messages that are there."""
         return not (self.rows or self.seen or self.retained or self.wills or self.received
-                    or self.forgotten)
+                    or self.forgotten or self.zeros)
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -150,6 +153,7 @@ class Pending:
         self.retained: dict[str, tuple[int, bytes] | None] = {}
         self.wills: dict[str, tuple[str, int, bool, bytes] | None] = {}
         self.received: dict[tuple[str, int], bool] = {}
+        self.zeros: dict[Key, Saved | None] = {}
         self._old_keys: dict[int, int] = {}  # of `moved`, by new key
 
     def copy(self) -> Pending:
@@ -186,6 +190,8 @@ class Pending:
         self.retained.update(change.retained)
         self.wills.update(change.wills)
         self.received.update({(client, mid): there for client, mid, there in change.received})
+        self.zeros.update({(device, life, boot): saved
+                           for device, life, boot, saved in change.zeros})
 
     def split(self, change: Change) -> tuple[Change, Change]:
         """Of a change that settles: what the database can take as it stands, with the keys that it
@@ -207,7 +213,7 @@ class Pending:
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.released or self.ended or self.moved or self.seen
-                    or self.retained or self.wills or self.received)
+                    or self.retained or self.wills or self.received or self.zeros)
 
 
 def runs(keys: Iterable[int]) -> list[Run]:

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway import wire
+from gateway import wallclock, wire
 from gateway.batch import Batch, Entry
 from gateway.clients import Clients
 from gateway.commit import RETRY_S, Committer, Pacer
 from gateway.config import Config
 from gateway.control import Control, path_for
-from gateway.devices import PREFIX, Devices, Key, ack_payload, device_of
+from gateway.devices import PREFIX, STEP_MS, Devices, Taken, ack_payload, device_of
 from gateway.door import Door
 from gateway.drain import Drain
 from gateway.errors import OutboxError, ProtocolError
@@ -34,11 +35,12 @@ from gateway.queue import Queue
 from gateway.routes import Route, Router, Target
 from gateway.status import answer, status_of
 from gateway.upstream import Upstream
+from gateway.zeros import Key
 
 log = logging.getLogger("tidegate")
 
 HELD_BYTES = 8 * 2**20  # of memory, waiting for the disk; above it nothing is read from devices
-SOUND_CLOCK_MS = 1_735_689_600_000  # 2025: an earlier wall clock has not been set yet
+ASK_MS = 5000  # between two questions whether it is set
 
 
 class Bridge:
@@ -53,7 +55,7 @@ class Bridge:
         self.flight = Flight()
         self.flight.restore(start.entries)
         self.queue = Queue(start, config.outbox.max_bytes(), self.flight)
-        self.devices = Devices(start.seen)
+        self.devices = Devices(start.seen, start.zeros)
         self.locals = Locals(start.retained)
         self.router = Router(config.route, config.upstream.topic_prefix)
         pacer = Pacer(config.outbox.commit_ms / 1000, config.outbox.commit_bytes)
@@ -82,6 +84,7 @@ class Bridge:
             config.broker, self.clients, at_broker)
         self.control = Control(path_for(self.outbox.path), partial(answer, self))
         self._fresh_batch: Batch | None = None
+        self._asked_ms, self._clock_is_set = -math.inf, False
         self._tasks: list[asyncio.Task[Any]] = []
         log.info("outbox open path=%s depth=%d bytes=%d", config.outbox.path, start.depth,
                  start.used_bytes)
@@ -228,9 +231,9 @@ class Bridge:
         if route is not None and self.queue.full(len(publish.payload) * 2) \
                 and route.route.full == "reject":
             return False
-        utc_ms = self.utc_ms()
+        utc_ms, mono_ms, is_set = self._clock()
         try:
-            taken = self.devices.take(device, publish.payload, utc_ms)
+            taken = self.devices.take(device, publish.payload, utc_ms, mono_ms, is_set=is_set)
         except ProtocolError as error:
             self.counts["unreadable"] += 1
             log.warning("batch kept as it came device=%s reason=%r", device, str(error))
@@ -249,10 +252,26 @@ class Bridge:
         if taken.seq:
             self.committer.batch.seen[taken.key] = taken.seq
             self.committer.batch.seen.update(dict.fromkeys(taken.forgotten, 0))
-        ack = wire.Publish(f"{PREFIX}{device}/down/ack", ack_payload(taken, utc_ms), 0, False,
-                           False, 0)
-        self.committer.after(partial(self._say, ack))
+        self.committer.batch.zeros.update(taken.zeros)
+        if abs(taken.step_ms) >= STEP_MS:
+            self.counts["clock_steps"] += 1
+            log.warning("wall clock stepped by_s=%.1f; records from now on have its time, those "
+                        "before had it as it was", taken.step_ms / 1000)
+        self.committer.after(partial(self._acknowledge, device, taken))
         return True
+
+    def _acknowledge(self, device: str, taken: Taken) -> None:
+        """Tell a device how far its records are on disk, and what time it is now."""
+        self._say(wire.Publish(f"{PREFIX}{device}/down/ack", ack_payload(taken, self.utc_ms()), 0,
+                               False, False, 0))
+
+    def _clock(self) -> tuple[int | None, float, bool]:
+        """The wall clock, None where it has not been set, and the monotonic one [ms]; whether a
+        time service says that the first is right."""
+        utc_ms, mono_ms = self.utc_ms(), time.monotonic() * 1000
+        if mono_ms >= self._asked_ms + ASK_MS:
+            self._asked_ms, self._clock_is_set = mono_ms, wallclock.is_set()
+        return utc_ms, mono_ms, self._clock_is_set
 
     def _count(self, key: Key, new: int, duplicates: int, holes: int, dropped: int) -> None:
         self.counts["records"] += new
@@ -306,8 +325,7 @@ class Bridge:
     @staticmethod
     def utc_ms() -> int | None:
         """The wall clock [ms], None where it has not been set yet."""
-        now_ms = int(time.time() * 1000)
-        return now_ms if now_ms > SOUND_CLOCK_MS else None
+        return wallclock.utc_ms()
 
     def use_routes(self, routes: list[Route]) -> None:
         """Route what comes from now on like this; what is in the outbox keeps its topic."""

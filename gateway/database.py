@@ -21,7 +21,8 @@ from gateway.batch import Change, Pending, runs
 from gateway.errors import OutboxError
 from gateway.journal import ALL
 
-SCHEMA_VERSION = 3  # 1 had no journal; 2 did not say how far it was taken over, nor `forget`
+# 1 had no journal; 2 did not say how far it was taken over, nor `forget`; 3 had no `zero`
+SCHEMA_VERSION = 4
 PAGE_BYTES = 1024
 WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
 COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
@@ -29,6 +30,10 @@ COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
 _RELEASE = ("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
             "last = max(last, excluded.last)")
 _JOURNAL = "CREATE TABLE journal(generation INTEGER, at INTEGER, forget INTEGER);"
+_ZERO = """
+CREATE TABLE IF NOT EXISTS zero(device TEXT, life TEXT, boot INTEGER, ms INTEGER, at_ms INTEGER,
+  last_up_ms INTEGER, last_ms INTEGER, PRIMARY KEY(device, life, boot)) WITHOUT ROWID;
+"""
 _FROM_2 = f"""
 ALTER TABLE journal ADD COLUMN at INTEGER;
 ALTER TABLE journal ADD COLUMN forget INTEGER;
@@ -45,6 +50,7 @@ CREATE TABLE retained(topic TEXT PRIMARY KEY, qos INTEGER, payload BLOB) WITHOUT
 CREATE TABLE will(client TEXT PRIMARY KEY, topic TEXT, qos INTEGER, retain INTEGER, payload BLOB)
   WITHOUT ROWID;
 {_JOURNAL}
+{_ZERO}
 """
 _LAYER = f"""
 CREATE TEMP TABLE fresh(key INTEGER PRIMARY KEY, mid, qos, retain, age_s, route, source, topic,
@@ -95,9 +101,9 @@ def _migration(version: int) -> str:
     The generation before its first is random, so that journals cannot be mixed. A new one knows
     nothing of what was sent before.
     """
-    if version == 2:
-        return _FROM_2
-    return (f"{_JOURNAL if version else _SCHEMA} INSERT INTO journal "
+    if version > 1:
+        return f"{_FROM_2 if version == 2 else ''} {_ZERO}"
+    return (f"{f'{_JOURNAL} {_ZERO}' if version else _SCHEMA} INSERT INTO journal "
             f"VALUES({1 << 61 | secrets.randbits(60)}, {ALL}, {version == 0:d});")
 
 
@@ -146,6 +152,10 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
                    [(*key, seq) for key, seq in pending.seen.items() if seq])
     db.executemany("DELETE FROM seen WHERE device = ? AND life = ? AND boot = ?",
                    [key for key, seq in pending.seen.items() if not seq])
+    db.executemany("INSERT OR REPLACE INTO zero VALUES(?,?,?,?,?,?,?)",
+                   [(*key, *saved) for key, saved in pending.zeros.items() if saved is not None])
+    db.executemany("DELETE FROM zero WHERE device = ? AND life = ? AND boot = ?",
+                   [key for key, saved in pending.zeros.items() if saved is None])
     for (client, mid), there in pending.received.items():
         db.execute("INSERT OR IGNORE INTO received VALUES(?,?)" if there else
                    "DELETE FROM received WHERE client = ? AND mid = ?", (client, mid))

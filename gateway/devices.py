@@ -1,7 +1,8 @@
 """The device contract, gateway side: what each device has sent, and when it was. Pure.
 
 docs/contract.md has the rules. The state is one number for each (device, life, boot): the highest
-seq the gateway has. It changes in the same transaction as the records it speaks of.
+seq the gateway has, and for those heard last when their uptime was zero (zeros.py). It changes in
+the same transaction as the records it speaks of.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import msgspec
 from msgspec import Struct
 
 from gateway.errors import ProtocolError
+from gateway.zeros import MOST_MS, Key, Saved, Zeros
 
 PREFIX = "tidegate/"
 _UP = re.compile(r"tidegate/([A-Za-z0-9_-]{1,32})/up")
 _SENSOR = re.compile(r"[^\x00-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff+#/]{1,64}")
 _MOST = 2**53  # of seq and boot; SQLite and JSON readers keep such integers whole
 BOOTS_MOST = 4096  # of a life, the newest; more than a board's ring can hold records of
-_MAX_MS = 253_402_300_799_999  # the year 9999; datetime ends there
+
+STEP_MS = 1000  # of the wall clock, from which it is told
 
 Value = float | int | bool | str | None
-Key = tuple[str, str, int]  # device, life, boot
 
 
 class Batch(Struct):
@@ -47,6 +49,8 @@ class Taken(Struct):
 
     records: (sensor, payload) of each new record in order. seq: the highest seq now held.
     duplicates, holes, device_dropped: counts of records. forgotten: boots too old to come again.
+    zeros: what has to be kept of them, None: nothing more. t0_ms: UTC of the boot's uptime zero.
+    step_ms: by how much the wall clock has stepped since the batch before.
     """
 
     key: Key
@@ -56,6 +60,9 @@ class Taken(Struct):
     holes: int = 0
     device_dropped: int = 0
     forgotten: list[Key] = []
+    zeros: dict[Key, Saved | None] = {}
+    t0_ms: float | None = None
+    step_ms: float = 0.0
 
 
 _decoder = msgspec.json.Decoder(Batch)
@@ -75,16 +82,19 @@ class Devices:
     boots in order, so that an old one never comes again once newer ones did.
     """
 
-    def __init__(self, seen: dict[Key, int]) -> None:
+    def __init__(self, seen: dict[Key, int], zeros: dict[Key, Saved] | None = None) -> None:
         self._seen = seen
+        self.zeros = Zeros(zeros or {})
         self._boots: defaultdict[tuple[str, str], list[int]] = defaultdict(list)  # heaps
         for device, life, boot in sorted(seen):
             self._boots[device, life].append(boot)
 
-    def take(self, device: str, payload: bytes, utc_ms: int | None) -> Taken:
+    def take(self, device: str, payload: bytes, utc_ms: int | None,
+             mono_ms: float | None = None, *, is_set: bool = False) -> Taken:
         """Judge a batch and remember it.
 
-        utc_ms: the gateway's wall clock now, None where it is not to be trusted.
+        utc_ms: the gateway's wall clock now, None where it is not to be trusted. mono_ms: its
+        monotonic clock, the same where a test has only one. is_set: see Zeros.clock.
         Raises ProtocolError where the payload is no batch.
         """
         try:
@@ -104,6 +114,13 @@ class Devices:
         if batch.low > have + 1:  # dropped on the device, for good
             taken.device_dropped = batch.low - have - 1
             taken.seq = have = batch.low - 1
+        taken.step_ms = self.zeros.clock((utc_ms or 0) if mono_ms is None else mono_ms, utc_ms,
+                                         is_set=is_set)
+        if abs(taken.step_ms) >= STEP_MS:
+            taken.zeros = dict(self.zeros.all_saved())
+        if batch.now is not None and 0 <= batch.now <= MOST_MS:
+            taken.zeros |= dict.fromkeys(self.zeros.heard(key, batch.now))
+            taken.t0_ms = self.zeros.utc_ms(key)
         last = batch.seq + len(batch.recs) - 1
         if batch.seq > have + 1:
             taken.holes = len(batch.recs)
@@ -111,18 +128,21 @@ class Devices:
             taken.duplicates = len(batch.recs)
         else:
             taken.duplicates = have + 1 - batch.seq
-            zero_ms = _zero(batch, utc_ms)
             for index in range(taken.duplicates, len(batch.recs)):
                 uptime_ms, sensor, values = batch.recs[index]
                 taken.records.append((sensor, _encode({
                     "device": device, "life": batch.life, "boot": batch.boot,
-                    "seq": batch.seq + index, "time": _time(zero_ms, uptime_ms),
+                    "seq": batch.seq + index,
+                    "time": _time(self.zeros.time_ms(key, uptime_ms, batch.t0)),
                     "sensor": sensor, "values": values})))
             taken.seq = last
         if taken.seq:
             if key not in self._seen:
                 taken.forgotten = self._note(key)
             self._seen[key] = taken.seq
+        saved = self.zeros.saved(key)
+        if saved is not None:
+            taken.zeros[key] = saved
         return taken
 
     def _note(self, key: Key) -> list[Key]:
@@ -141,18 +161,13 @@ def ack_payload(taken: Taken, utc_ms: int | None) -> bytes:
     """The payload of `down/ack` for what was taken."""
     _, life, boot = taken.key
     ack: dict[str, Any] = {"v": 1, "life": life, "boot": boot, "seq": taken.seq, "utc_ms": utc_ms}
+    if taken.t0_ms is not None:
+        ack["t0"] = round(taken.t0_ms)
     return _encode(ack)
 
 
-def _zero(batch: Batch, utc_ms: int | None) -> float | None:
-    """UTC of the boot's uptime zero [ms], None where it cannot be known."""
-    if batch.now is not None and utc_ms is not None:
-        return utc_ms - batch.now
-    return batch.t0
-
-
-def _time(zero_ms: float | None, uptime_ms: float) -> str | None:
-    if zero_ms is None or not 0 <= zero_ms + uptime_ms <= _MAX_MS:
+def _time(ms: float | None) -> str | None:
+    if ms is None:
         return None
-    moment = datetime.fromtimestamp((zero_ms + uptime_ms) / 1000, UTC)
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

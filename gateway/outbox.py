@@ -27,11 +27,11 @@ from gateway import batch as batches
 from gateway import database
 from gateway.batch import ID_MASK, LANE_SHIFT, SIZE, Batch, Change, Entry, Pending, Row
 from gateway.database import COLUMNS
-from gateway.devices import Key
 from gateway.errors import OutboxError
 from gateway.journal import SIZE_BYTES, AlienError, Journal
 from gateway.routes import BACKLOG, REFUSED
 from gateway.wire import Publish
+from gateway.zeros import Key, Saved
 
 log = logging.getLogger("tidegate.outbox")
 
@@ -54,6 +54,7 @@ class Start(Struct):
     depth: int
     used_bytes: int
     refused: int = 0
+    zeros: dict[Key, Saved] = {}
 
 
 class Record:
@@ -183,6 +184,8 @@ class Outbox:
         # Above every noted run too: a part of its rows may be gone, and their keys must stay so.
         newest = max([newest, *(last & ID_MASK for last in runs.values()),
                       *(key & ID_MASK for key in pending.released)])
+        zeros: dict[Key, Saved | None] = {
+            (d, lf, b): (z, a, u, t) for d, lf, b, z, a, u, t in db.execute("SELECT * FROM zero")}
         seen = {(d, lf, b): s for d, lf, b, s in db.execute("SELECT * FROM seen")}
         retained = {t: (q, p) for t, q, p in
                     db.execute("SELECT topic, qos, payload FROM retained")}
@@ -199,7 +202,9 @@ class Outbox:
                    for c, w in (wills | pending.wills).items() if w is not None},
             next_id=newest + 1, depth=depth, used_bytes=used,
             refused=db.execute("SELECT count(*) FROM now WHERE key >= ?",
-                               (REFUSED << LANE_SHIFT,)).fetchone()[0])
+                               (REFUSED << LANE_SHIFT,)).fetchone()[0],
+            zeros={key: saved for key, saved in (zeros | pending.zeros).items()
+                   if saved is not None})
 
     # --- writing
 

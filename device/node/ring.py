@@ -44,6 +44,7 @@ _FORMAT = const(1)
 _BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
 _BOOTS = const(6)
 _NO_TIME = const(-1)
+_LATE_MS = const(60000)  # longer than an acknowledgement takes
 _ENOSPC = const(28)
 
 
@@ -337,11 +338,16 @@ class Ring:
                 gone += 1
         return gone
 
-    def learned_time(self, utc_ms):
-        """Keep the UTC [ms] of this boot's uptime zero, for the time after a power cut."""
+    def learned_time(self, t0_ms, late=False):
+        """Keep the UTC [ms] of this boot's uptime zero, for the time after a power cut.
+
+        late: it was worked out when a message came, so it is too early by what that took: the
+        latest of such zeros is the best, unless the gateway's clock went back by more than that.
+        """
         entry = self._boots.setdefault((self.life, self.boot), [_NO_TIME, 0])
-        if abs(entry[0] - utc_ms) > 1000:
-            entry[0] = utc_ms
+        off_ms = t0_ms - entry[0]
+        if abs(off_ms) > 1000 and not (late and -_LATE_MS < off_ms < 0):
+            entry[0] = t0_ms
             self._save_boots()
 
     def _save_boots(self):

@@ -112,11 +112,14 @@ class Uplink:
 
     def _acked(self, data, now):
         life = bytes(int(data["life"][i : i + 2], 16) for i in (0, 2, 4, 6))
-        boot, seq, utc_ms = data["boot"], data["seq"], data.get("utc_ms")
-        gone = self.ring.ack(life, boot, seq)
+        boot, seq, utc_ms, t0_ms = data["boot"], data["seq"], data.get("utc_ms"), data.get("t0")
+        ring = self.ring
+        gone = ring.ack(life, boot, seq)
         self.acked += gone
-        if utc_ms:
-            self.ring.learned_time(utc_ms - now)
+        if t0_ms and life == ring.life and boot == ring.boot:
+            ring.learned_time(t0_ms)  # however late it comes
+        elif utc_ms:
+            ring.learned_time(utc_ms - now, True)
         flight = self._flight
         if flight and flight[0] == life and flight[1] == boot:
             self._flight = None

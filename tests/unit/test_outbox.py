@@ -127,12 +127,18 @@ def test_refused_entry_is_kept_out_of_the_way(path: Path) -> None:
 def test_everything_else_is_there_after_a_restart(path: Path) -> None:
     outbox = Outbox(path)
     kept, will = Publish("r", b"kept", 1, True, False, 0), Publish("w", b"gone", 2, True, False, 0)
+    zero = (1_800_000_000_000, 5, 4, 1_800_000_000_004)
+    outbox.apply(Batch(zeros={("d", "life", 1): zero, ("d", "life", 2): zero}))
+    outbox.apply(Batch(zeros={("d", "life", 1): None}))
     outbox.apply(Batch(seen={("d", "life", 2): 41}, retained={"r": kept, "x": kept},
                        wills={"c": will, "other": will}, received={("c", 5): True,
                                                                    ("c", 6): True}))
     outbox.apply(Batch(seen={("d", "life", 2): 42}, retained={"x": None}, wills={"other": None},
                        received={("c", 6): None}))
+    start = outbox.start()  # out of the journal
+    assert start.zeros == {("d", "life", 2): zero}
     start = reopened(outbox).start()
+    assert start.zeros == {("d", "life", 2): zero}
     assert start.seen == {("d", "life", 2): 42}
     assert start.retained == {"r": kept}
     assert start.wills == {"c": will}
