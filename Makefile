@@ -47,8 +47,9 @@ test: setup ## all tests, fast ones first, under 5 minutes (ARGS= is passed to p
 demo: setup ## the chain live, while things break (SECONDS=45, at least 30)
 	@$(VENV)/tidegate demo --seconds $(SECONDS)
 
-crash: setup ## kill -9 the gateway N times under load and judge what was lost (N=1000, SEED=)
-	$(VENV)/python -m tools.crash --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED)) $(ARGS)
+crash: setup ## kill -9 the gateway N times under load, count the lost (N=1000 SEED= UPSTREAM=emqx PROTOCOL=5)
+	$(VENV)/python -m tools.crash --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(ARGS)
 
 hil: setup ## every scenario in full on the boards of a bench (HIL=hil.toml; docs/hil.md)
 	@$(VENV)/tidegate hil check $(HIL)

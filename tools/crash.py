@@ -26,10 +26,10 @@ from tools.crash_blackhole import run as blackhole
 from tools.crash_full import FullError
 from tools.crash_full import run as full_disk
 from tools.crash_judge import IDLE_S, judge_site
-from tools.crash_plan import ROUND_KILLS, Life, Round, make_plan
+from tools.crash_plan import KINDS, ROUND_KILLS, Broker, Life, Protocol, Round, make_plan
 from tools.crash_power import PowerError, power_cuts
 from tools.crash_site import Site
-from tools.crash_verdict import Tally
+from tools.crash_verdict import AfterLostSession, Tally
 from tools.ports import PortError
 from tools.procs import ChildError
 
@@ -42,8 +42,12 @@ class Runner:
     """One round after another."""
 
     def __init__(self, rounds: list[Round], folder: Path, *, fault: str = "",
-                 quiet: bool = False, idle_s: float = IDLE_S) -> None:
+                 quiet: bool = False, idle_s: float = IDLE_S,
+                 after_lost_session: AfterLostSession = "resend",
+                 checkout: Path | None = None) -> None:
         self.rounds, self.folder, self.fault, self.quiet = rounds, folder, fault, quiet
+        self._after_lost_session: AfterLostSession = after_lost_session
+        self._checkout = checkout
         self._idle_s = idle_s
         self.tally = Tally()
         self.kills = 0
@@ -65,16 +69,19 @@ class Runner:
         if self.quiet:
             return
         passed_s = time.monotonic() - self.began_s
-        print(f"round {plan.number}/{len(self.rounds)} upstream={plan.upstream:9} "
-              f"kills={self.kills} {passed_s:.0f} s owed={self.tally.owed} "
-              f"lost={self.tally.lost} duplicated={self.tally.duplicated} "
-              f"reordered={self.tally.reordered} | upstream's own: "
-              f"forgot={self.tally.forgotten_by_upstream} "
-              f"doubled={self.tally.doubled_by_upstream}", flush=True)
+        total = self.tally
+        print(f"round {plan.number}/{len(self.rounds)} {plan.broker} {plan.protocol} "
+              f"{plan.upstream:9} kills={self.kills} {passed_s:.0f} s owed={total.owed} "
+              f"lost={total.lost} duplicated={total.duplicated} reordered={total.reordered} "
+              f"falsely refused={total.falsely_refused} | after a lost session: "
+              f"doubled={total.after_lost_session_doubled} lost={total.after_lost_session_lost} | "
+              f"upstream's own: forgot={total.forgotten_by_upstream} "
+              f"doubled={total.doubled_by_upstream}", flush=True)
 
     async def _round(self, plan: Round, folder: Path) -> Tally:
         folder.mkdir(parents=True)
-        site = Site(plan, folder, fault=self.fault)
+        site = Site(plan, folder, fault=self.fault,
+                    after_lost_session=self._after_lost_session, checkout=self._checkout)
         try:
             await site.open()
             await self._lives(site, plan)
@@ -123,15 +130,21 @@ class Runner:
 
 
 def crash(kills: int, seed: int, *, fault: str = "", round_kills: int = ROUND_KILLS,
-          quiet: bool = True, idle_s: float = IDLE_S) -> dict[str, object]:
+          quiet: bool = True, idle_s: float = IDLE_S, broker: Broker = "mosquitto",
+          protocol: Protocol | None = None,
+          after_lost_session: AfterLostSession = "resend",
+          checkout: Path | None = None) -> dict[str, object]:
     """Run so many kills; return the report. The folder stays where it failed.
 
     fault: one of tools.faulty_gateway, to see the judge fail. idle_s: how long [s] nothing may
-    move at the end of a round before it is judged as it stands.
+    move at the end of a round before it is judged as it stands. protocol: in every round, instead
+    of what the seed draws. after_lost_session: what the gateway is told, and judged by.
+    checkout: whose gateway is run, to compare; None for this one.
     """
     folder = Path(tempfile.mkdtemp(prefix="tidegate-crash-"))
-    rounds = make_plan(kills, seed, round_kills=round_kills)
-    runner = Runner(rounds, folder, fault=fault, quiet=quiet, idle_s=idle_s)
+    rounds = make_plan(kills, seed, round_kills=round_kills, broker=broker, protocol=protocol)
+    runner = Runner(rounds, folder, fault=fault, quiet=quiet, idle_s=idle_s,
+                    after_lost_session=after_lost_session, checkout=checkout)
     keep = False
     try:
         uvloop.run(runner.run())
@@ -139,15 +152,18 @@ def crash(kills: int, seed: int, *, fault: str = "", round_kills: int = ROUND_KI
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
-    report = {"seed": seed, "kills_planned": kills, "kills": runner.kills,
+    report = {"seed": seed, "upstream": broker, "protocol": protocol or "drawn",
+              "kills_planned": kills, "kills": runner.kills,
               "seconds": round(time.monotonic() - runner.began_s, 1), **runner.tally.as_dict()}
     return report | {"folder": str(folder)} if keep else report
 
 
-def everything(kills: int, seed: int, fault: str) -> dict[str, object]:
-    """The kills, then blackholes on either side, full disks and power cuts."""
-    report = crash(kills, seed, fault=fault, quiet=False)
-    if fault:
+def everything(args: argparse.Namespace, seed: int) -> dict[str, object]:
+    """The kills; with Mosquitto then blackholes on either side, full disks and power cuts."""
+    report = crash(args.kills, seed, fault=args.fault, quiet=False, broker=args.upstream,
+                   protocol=args.protocol, after_lost_session=args.after_lost_session,
+                   checkout=args.checkout)
+    if args.fault or args.upstream != "mosquitto":
         return report
     holes = []
     for side in SIDES:
@@ -179,13 +195,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="repeats the plan of a run")
+    parser.add_argument("--upstream", choices=list(KINDS), default="mosquitto")
+    parser.add_argument("--protocol", choices=["3.1.1", "5"], default=None,
+                        help="in every round; without it as the seed draws it")
+    parser.add_argument("--after-lost-session", choices=["resend", "drop"], default="resend")
+    parser.add_argument("--checkout", type=lambda name: Path(name).resolve(),
+                        help="run the gateway of this checkout instead, to compare")
     parser.add_argument("--fault", default="", help="see tools.faulty_gateway")
     parser.add_argument("--json", type=Path, help="write the report here")
     args = parser.parse_args()
     seed = args.seed if args.seed is not None else random.randrange(1 << 31)
-    print(f"crash: {args.kills} kills, seed {seed} (--seed {seed} repeats this plan)", flush=True)
+    print(f"crash: {args.upstream}, {args.kills} kills, seed {seed} (--seed {seed} repeats this "
+          "plan)", flush=True)
     try:
-        report = everything(args.kills, seed, args.fault)
+        report = everything(args, seed)
     except KeyboardInterrupt:
         print("crash: stopped", file=sys.stderr)
         return 130
@@ -199,6 +222,8 @@ def main() -> int:
             print(f"  {name:22} {value}")
     offences = report["offences"]
     assert isinstance(offences, list)
+    if offences:
+        print(f"seed {seed} failed at kill {report['kills']}; each offence:")
     for text in offences:
         print(f"  ! {text}")
     return 0 if report["passed"] else 1

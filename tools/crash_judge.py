@@ -21,7 +21,8 @@ async def judge_site(site: Site, idle_s: float = IDLE_S) -> Tally:
     await site.until(lambda: all(d.unacknowledged == 0 for d in devices), idle_s,
                      "the acknowledgement of everything",
                      lambda: sum(d.acknowledged for d in devices))
-    judge = Judge(streams, subscriber.arrivals, wire.exchanges, wire.order, subscriber.blind)
+    judge = Judge(streams, subscriber.arrivals, wire.exchanges, wire.order, subscriber.outages,
+                  site.after_lost_session)
     missing = {key for d in devices for key, line in d.ledger.items() if line.owed}
 
     def complete() -> bool:
@@ -36,6 +37,8 @@ async def judge_site(site: Site, idle_s: float = IDLE_S) -> Tally:
     tally = judge.verdict()
     for will in wills:
         tally.blame("lost_wills", will)
+    for refused in await site.set_aside():
+        tally.blame("falsely_refused", refused)
     for text in [*site.complaints, *wire.complaints, *subscriber.strangers,
                  *(c for d in devices for c in d.complaints)]:
         tally.blame("other", text)

@@ -8,12 +8,19 @@ each ended by SIGKILL. The same seed and number of kills give the same plan.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+Broker = Literal["mosquitto", "emqx"]
+Protocol = Literal["3.1.1", "5"]
 UpstreamKind = Literal["safe", "saving", "forgetful"]
-"""safe: persistent, only restarted in good order; saving: persistent, killed; forgetful: killed,
-keeps nothing."""
+"""safe: keeps its sessions, restarted in good order or not at all; saving: persistent, killed;
+forgetful: killed, keeps nothing. See tools/crash_upstream.py."""
+DRAWN: tuple[Protocol, ...] = ("3.1.1", "3.1.1", "5")
+KINDS: dict[Broker, tuple[UpstreamKind, ...]] = {
+    "mosquitto": ("safe", "forgetful", "safe", "saving"),
+    "emqx": ("safe", "forgetful"),
+}
 ROUND_KILLS = 25
 WIRE_KINDS = ("PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP")
 Trouble = Literal["none", "cut-up", "cut-down", "middle-up", "blackhole-up", "blackhole-down",
@@ -60,9 +67,10 @@ class Round:
     seed: int
     commit_ms: int
     inflight: int
-    protocol: Literal["3.1.1", "5"]
+    protocol: Protocol
     rate: float
     lives: tuple[Life, ...]
+    broker: Broker = "mosquitto"
 
 
 def quiet_round() -> Round:
@@ -70,24 +78,27 @@ def quiet_round() -> Round:
     return Round(1, "safe", 1, commit_ms=250, inflight=1000, protocol="3.1.1", rate=1.0, lives=())
 
 
-def make_plan(kills: int, seed: int, *, round_kills: int = ROUND_KILLS) -> list[Round]:
-    """Draw the plan of so many kills."""
+def make_plan(kills: int, seed: int, *, round_kills: int = ROUND_KILLS,
+              broker: Broker = "mosquitto", protocol: Protocol | None = None) -> list[Round]:
+    """Draw the plan of so many kills; protocol: in every round, instead of drawn ones."""
     rng = random.Random(seed)
     rounds: list[Round] = []
     while kills > 0:
         lives = tuple(_life(rng) for _ in range(min(kills, round_kills)))
         kills -= len(lives)
-        kinds: tuple[UpstreamKind, ...] = ("safe", "forgetful", "safe", "saving")
-        rounds.append(Round(
+        kinds = KINDS[broker]
+        plan = Round(
             number=len(rounds) + 1,
-            upstream=kinds[len(rounds) % 4],
+            upstream=kinds[len(rounds) % len(kinds)],
             seed=rng.randrange(1 << 32),
             commit_ms=rng.choice((0, 20, 250)),
             inflight=rng.choice((10, 100, 1000)),
-            protocol=rng.choice(("3.1.1", "3.1.1", "5")),
+            protocol=rng.choice(DRAWN),
             rate=rng.choice((0.5, 1.0, 2.0)),
             lives=lives,
-        ))
+            broker=broker,
+        )
+        rounds.append(plan if protocol is None else replace(plan, protocol=protocol))
     return rounds
 
 

@@ -1,14 +1,16 @@
 """What stands around the gateway in a crash run, and how each part of it is broken.
 
-devices ── proxy ── gateway (the real one, a process) ── proxy with a tap ── Mosquitto ── judge
+devices ── proxy ── gateway (the real one, a process) ── proxy with a tap ── upstream ── judge
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +20,9 @@ from typing import TypeVar
 from tools.crash_devices import Contract, Device, Plain
 from tools.crash_plan import Life, Round
 from tools.crash_subscriber import Subscriber
+from tools.crash_upstream import make_upstream
+from tools.crash_verdict import AfterLostSession
 from tools.crash_wire import WireLog
-from tools.mosquitto import Mosquitto
 from tools.ports import HOST, free_port
 from tools.procs import Child
 from tools.proxy import Proxy
@@ -32,17 +35,20 @@ MAYFLIES = 4
 
 
 class Site:
-    """The parts of one round. `open`, break what you like, `heal`, `close`."""
+    """The parts of one round. `open`, break what you like, `heal`, `close`.
+
+    outbox: from folder. checkout: whose gateway is run, to compare; None for this one.
+    """
 
     def __init__(self, plan: Round, folder: Path, *, fault: str = "",
-                 outbox: Path = Path("outbox.db")) -> None:
+                 outbox: Path = Path("outbox.db"),
+                 after_lost_session: AfterLostSession = "resend",
+                 checkout: Path | None = None) -> None:
         self.plan, self.folder = plan, folder
-        self._outbox = outbox  # from folder
+        self.after_lost_session = after_lost_session
+        self._outbox = outbox
         self.rng = random.Random(plan.seed)
-        self.mosquitto = Mosquitto(
-            folder / "upstream", persistence=plan.upstream != "forgetful",
-            # one that is never killed need not save before its end, which makes it much faster
-            extra=["autosave_on_changes false"] if plan.upstream == "safe" else [])
+        self.upstream = make_upstream(plan, folder / "upstream")
         self.wire = WireLog(self._on_kind, v5=plan.protocol == "5")
         self.on_kind: Callable[[str], None] = lambda name: None
         self._upstream_dies_on = ""
@@ -53,7 +59,7 @@ class Site:
         self.devices: list[Device] = []
         self.mayflies: list[Contract] = []
         self.gone: list[Contract] = []
-        self._fault = fault
+        self._fault, self._checkout = fault, checkout
         self._gateway_port = free_port()
         self._log = folder / "gateway.log"
         # children die with the thread that started them, see tools.procs
@@ -67,18 +73,18 @@ class Site:
     def _on_kind(self, name: str) -> None:
         if name == self._upstream_dies_on:
             self._upstream_dies_on = ""
-            os.kill(self.mosquitto.child.pid, signal.SIGKILL)
+            self.upstream.die()
         self.on_kind(name)
 
     async def open(self) -> None:
         """Start all but the gateway."""
-        await self.in_thread(self.mosquitto.start)
-        self.up = Proxy(self.mosquitto.port, seed=self.plan.seed)
+        await self.in_thread(self.upstream.start)
+        self.up = Proxy(self.upstream.port, seed=self.plan.seed)
         self.up.tap, self.up.on_end = self.wire.tap, self.wire.forget
         self.down = Proxy(self._gateway_port, seed=self.plan.seed + 1)
         await self.up.start()
         await self.down.start()
-        self.subscriber = Subscriber(self.mosquitto.port, random.Random(self.plan.seed))
+        self.subscriber = Subscriber(self.upstream.port, random.Random(self.plan.seed))
         self.subscriber.start()
         await self.until(lambda: self.subscriber.subscribed, 10.0, "the subscriber's SUBACK")
         (self.folder / "tidegate.toml").write_text(self._config(), encoding="utf-8")
@@ -94,6 +100,7 @@ class Site:
             f'[outbox]\npath = "{self._outbox}"\ncommit_ms = {self.plan.commit_ms}\n'
             f'[upstream]\nurl = "mqtt://{HOST}:{self.up.port}"\n'
             f'inflight = {self.plan.inflight}\nprotocol = "{self.plan.protocol}"\n'
+            + ('after_lost_session = "drop"\n' if self.after_lost_session == "drop" else "") +
             '[[route]]\nfilter = "q1/#"\nupgrade = 1\n'
             '[[route]]\nfilter = "#"\nupgrade = 2\n'
         )
@@ -154,7 +161,7 @@ class Site:
             module = ["-c", "from gateway.cli import main; main()"]
         config = str(self.folder / "tidegate.toml")
         self.gateway = Child([sys.executable, *module, "run", "-c", config], log=self._log,
-                             env=env)
+                             env=env, cwd=self._checkout)
         await self.in_thread(self.gateway.start)
 
     def kill_gateway(self, *, polite_s: float = 0.0) -> None:
@@ -186,6 +193,18 @@ class Site:
                 self.complaints.append(f"the gateway ended with {code} on SIGTERM: "
                                        f"{self.gateway.tail(3)}")
 
+    async def set_aside(self) -> list[str]:
+        """What lies in the outbox as refused, for people; the gateway is stopped."""
+        config = str(self.folder / "tidegate.toml")
+        command = [sys.executable, "-c", "from gateway.cli import main; main()", "outbox", "-c",
+                   config, "export", "-"]
+        done = await self.in_thread(lambda: subprocess.run(
+            command, capture_output=True, text=True, check=False))
+        if done.returncode:
+            return [f"cannot read the outbox: {done.stderr[-300:]}"]
+        rows = map(json.loads, done.stdout.splitlines())
+        return [f"{row['topic']} {row}" for row in rows if row["lane"] == "refused"]
+
     # --- troubles
 
     async def trouble(self, life: Life) -> None:
@@ -214,7 +233,8 @@ class Site:
             case "throttle-down":
                 self.down.set_fault(slow)
             case "upstream":
-                await self._upstream_dies(life.for_s, "PUBREC" if life.amount % 2 else "")
+                await self.upstream.trouble(life, self.in_thread, self.subscriber,
+                                            self._at_pubrec)
             case "reboot":
                 for device in self.devices:
                     if isinstance(device, Contract):
@@ -228,21 +248,14 @@ class Site:
                     self.gone.append(self.mayflies.pop())
                     self.gone[-1].vanish()
 
-    async def _upstream_dies(self, for_s: float, on: str) -> None:
-        """on: it dies right when it sends such a packet, which is when it knows most."""
-        if self.plan.upstream == "safe":
-            await self.in_thread(self.mosquitto.stop)
-        else:
-            self._upstream_dies_on = on
-            loop = asyncio.get_running_loop()
-            deadline_s = loop.time() + 0.5
-            while self._upstream_dies_on and loop.time() < deadline_s:
-                await asyncio.sleep(0.01)
-            self._upstream_dies_on = ""
-            self.subscriber.upstream_killed()
-            await self.in_thread(self.mosquitto.kill)
-        await asyncio.sleep(for_s)
-        await self.in_thread(self.mosquitto.start)
+    async def _at_pubrec(self) -> None:
+        """Wait until the upstream died right as it sent a PUBREC, which is when it knows most."""
+        self._upstream_dies_on = "PUBREC"
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + 0.5
+        while self._upstream_dies_on and loop.time() < deadline_s:
+            await asyncio.sleep(0.01)
+        self._upstream_dies_on = ""
 
     def heal(self) -> None:
         """Take away every fault of both links."""
@@ -263,5 +276,5 @@ class Site:
         for proxy in (getattr(self, "up", None), getattr(self, "down", None)):
             if proxy is not None:
                 await proxy.stop()
-        await self.in_thread(self.mosquitto.kill)
+        await self.in_thread(self.upstream.kill)
         self._children.shutdown()

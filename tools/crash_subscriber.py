@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -22,13 +23,28 @@ from tools.crash_mqtt import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arrival:
-    """One message as it came; t_s is monotonic."""
+    """One message as it came. Times are monotonic [s]; done_s: when the upstream knew that it had
+    come (its PUBREL), 0 for never."""
 
     key: Key
     qos: int
     t_s: float
+    done_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Outage:
+    """The upstream was killed. Times are monotonic [s].
+
+    back_s: when it had a session for the subscriber again. saved_s: what it did before that, it
+    kept; minus infinity for one that keeps nothing.
+    """
+
+    killed_s: float
+    back_s: float
+    saved_s: float
 
 
 class Subscriber(Client):
@@ -44,14 +60,20 @@ class Subscriber(Client):
         self.arrived: set[Key] = set()
         self.strangers: list[str] = []
         self.subscribed = False
-        self.blind: list[tuple[float, float]] = []
-        self._half: dict[int, bytes] = {}
-        self._blind_since_s = 0.0
+        self.outages: list[Outage] = []
+        self._half: dict[int, tuple[bytes, Arrival | None]] = {}
+        self._killed_s = 0.0
+        self._saved_s = math.inf
 
     def upstream_killed(self) -> None:
-        """From now until the next SUBACK or resumed session nothing is promised to us."""
-        if not self._blind_since_s:
-            self._blind_since_s = time.monotonic()
+        """From now until the next SUBACK or resumed session nothing is promised to us, and of
+        what was before only what `upstream_saved` says."""
+        if not self._killed_s:
+            self._killed_s, self._saved_s = time.monotonic(), math.inf
+
+    def upstream_saved(self, saved_s: float) -> None:
+        """When the upstream that was killed had saved last [s]; minus infinity for never."""
+        self._saved_s = min(self._saved_s, saved_s)
 
     def on_connected(self, session_present: bool) -> None:
         if session_present:
@@ -62,9 +84,10 @@ class Subscriber(Client):
 
     def _sees(self) -> None:
         self.subscribed = True
-        if self._blind_since_s:
-            self.blind.append((self._blind_since_s, time.monotonic()))
-            self._blind_since_s = 0.0
+        if self._killed_s:
+            saved_s = self._saved_s if self._saved_s < math.inf else -math.inf
+            self.outages.append(Outage(self._killed_s, time.monotonic(), saved_s))
+            self._killed_s = 0.0
 
     def on_lost(self) -> None:
         self.subscribed = False
@@ -73,20 +96,26 @@ class Subscriber(Client):
         if packet.kind == SUBACK:
             self._sees()
         elif packet.kind == PUBREL:
-            self._half.pop(packet.mid, None)
+            _, arrival = self._half.pop(packet.mid, (b"", None))
+            if arrival is not None:
+                arrival.done_s = time.monotonic()
             self.send(ack(PUBCOMP, packet.mid))
         elif packet.kind == PUBLISH:
-            message = parse_publish(packet)
-            if message.qos:
-                self.send(ack(PUBREC if message.qos == 2 else PUBACK, message.mid))
-            if message.qos == 2:
-                again = message.dup and self._half.get(message.mid) == packet.body
-                self._half[message.mid] = packet.body
-                if again:
-                    return
-            key = key_of(message.topic, message.payload)
-            if key is not None:
-                self.arrivals.append(Arrival(key, message.qos, time.monotonic()))
-                self.arrived.add(key)
-            elif not message.topic.endswith("/status") and len(self.strangers) < 10:
-                self.strangers.append(f"{message.topic} {message.payload[:60]!r}")
+            self._take(packet)
+
+    def _take(self, packet: Packet) -> None:
+        message = parse_publish(packet)
+        if message.qos:
+            self.send(ack(PUBREC if message.qos == 2 else PUBACK, message.mid))
+        if message.qos == 2 and message.dup and message.mid in self._half and (
+                self._half[message.mid][0] == packet.body):
+            return
+        key, arrival = key_of(message.topic, message.payload), None
+        if key is not None:
+            arrival = Arrival(key, message.qos, time.monotonic())
+            self.arrivals.append(arrival)
+            self.arrived.add(key)
+        elif not message.topic.endswith("/status"):
+            self.strangers.append(f"{message.topic} {message.payload[:60]!r}")
+        if message.qos == 2:
+            self._half[message.mid] = packet.body, arrival

@@ -8,25 +8,32 @@ Rules:
   session is gone and it had no PUBREC (*again by the sender*). At QoS 1 the last leg may double.
 - *Reordered*: the first arrival after that of a later message of its stream; or the first PUBLISH
   between gateway and upstream after that of a later one.
-- *The upstream's own doing* is only what the wire shows: it had taken the message (PUBACK or
-  PUBREC was seen), or it was released to it no more often than allowed, and it was killed
-  (SIGKILL) about then. An upstream that was only restarted is excused nothing.
+- *The upstream's own doing* is only what the wire and the upstream's files show: it had ended the
+  message's exchange (PUBACK or PUBCOMP was seen), or handed it out, later than what it had saved
+  when it was killed (SIGKILL). A fixed time would not do: one without persistence forgets all of
+  its life. An upstream that was only restarted is excused nothing.
+- *After a lost session*: the exchange was open, or had just ended, when the upstream answered
+  with session present 0. Sent anew the message may double; with `after_lost_session = "drop"`, and
+  only then, one that had its PUBREC may be missing. Counted as that, neither lost nor doubled.
+- *Falsely refused*: set aside by the gateway, where the upstream refuses nothing for good.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from typing import Literal
 
 from tools.crash_devices import Key, Line
-from tools.crash_subscriber import Arrival
+from tools.crash_subscriber import Arrival, Outage
 from tools.crash_wire import Exchange
 
-SAVE_S = 3.0
-"""A killed upstream may have forgotten what it did so long [s] before (it saves each second)."""
-NAMED = 4
-"""How many offences of a kind a round names; all of them are counted."""
+WRITE_S = 0.5
+"""How long [s] an upstream writes at what it saves; what comes meanwhile waits in its socket."""
+AfterLostSession = Literal["resend", "drop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ class Stream:
 
 @dataclass
 class Tally:
-    """Counts of messages; the first offences by name."""
+    """Counts of messages; every offence by name."""
 
     sent: int = 0
     owed: int = 0
@@ -51,7 +58,12 @@ class Tally:
     invented: int = 0
     wrong_qos: int = 0
     lost_wills: int = 0
+    falsely_refused: int = 0
     other: int = 0
+    after_lost_session_doubled: int = 0
+    after_lost_session_lost: int = 0
+    after_lost_session_reordered: int = 0
+    reordered_after_refusal: int = 0
     again_by_sender: int = 0
     again_at_qos1: int = 0
     forgotten_by_upstream: int = 0
@@ -64,13 +76,12 @@ class Tally:
         """Whether something was owed and the gateway did nothing wrong."""
         return self.owed > 0 and not (self.lost or self.duplicated or self.reordered
                                       or self.invented or self.wrong_qos or self.lost_wills
-                                      or self.other)
+                                      or self.falsely_refused or self.other)
 
     def blame(self, kind: str, what: object) -> None:
         """Count an offence and name it."""
         setattr(self, kind, getattr(self, kind) + 1)
-        if getattr(self, kind) <= NAMED:
-            self.offences.append(f"{kind}: {what}")
+        self.offences.append(f"{kind}: {what}")
 
     def add(self, more: Tally) -> None:
         """Add another round's."""
@@ -86,16 +97,15 @@ class Tally:
 
 
 class Judge:
-    """Judges one round.
-
-    blind: from the kill of the upstream to the subscriber's return, each [s].
-    """
+    """Judges one round. after_lost_session: what the gateway was told to do."""
 
     def __init__(self, streams: Mapping[str, Stream], arrivals: Sequence[Arrival],
                  exchanges: Mapping[Key, Sequence[Exchange]], order: Mapping[str, Sequence[Key]],
-                 blind: Sequence[tuple[float, float]]) -> None:
+                 outages: Sequence[Outage],
+                 after_lost_session: AfterLostSession = "resend") -> None:
         self._streams, self._arrivals = streams, arrivals
-        self._exchanges, self._order, self._blind = exchanges, order, blind
+        self._exchanges, self._order, self._outages = exchanges, order, outages
+        self._may_drop = after_lost_session == "drop"
 
     def verdict(self) -> Tally:
         """Count."""
@@ -128,17 +138,35 @@ class Judge:
                 self._doubled(key, line, stream, times[key], arrivals, tally)
 
     def excused(self, key: Key) -> bool:
-        """Whether the upstream took this message and was killed about then."""
-        return any(exchange.taken_s and self._near(exchange.first_s, exchange.last_s)
-                   for exchange in self._exchanges.get(key, ()))
+        """Whether nobody can ask the gateway for this message any more."""
+        return self._forgotten(key) or self._dropped(key)
 
-    def _near(self, first_s: float, last_s: float, after_s: float = 0.5) -> bool:
-        return any(last_s >= killed_s - SAVE_S and first_s <= back_s + after_s
-                   for killed_s, back_s in self._blind)
+    def _forgotten(self, key: Key) -> bool:
+        """Whether the upstream had all of it, and was killed before it had saved that."""
+        last = self._last(key)
+        return last is not None and last.ended_s > 0 and self._under_way(last)
+
+    def _dropped(self, key: Key) -> bool:
+        """Whether it was the upstream's, by its PUBREC, when the upstream lost the session, and
+        the gateway was told not to send such a one anew."""
+        last = self._last(key)
+        return self._may_drop and last is not None and bool(last.taken_s and last.lost_s)
+
+    def _last(self, key: Key) -> Exchange | None:
+        found = self._exchanges.get(key, ())
+        return found[-1] if found else None
+
+    def _under_way(self, exchange: Exchange, until_s: float = math.inf) -> bool:
+        """Whether the upstream, killed before until_s [s], may not remember something of it."""
+        return any(outage.killed_s <= until_s
+                   and exchange.heard(outage.saved_s - WRITE_S, outage.back_s)
+                   for outage in self._outages)
 
     def _lost(self, key: Key, tally: Tally) -> None:
-        if self.excused(key):
+        if self._forgotten(key):
             tally.forgotten_by_upstream += 1
+        elif self._dropped(key):
+            tally.after_lost_session_lost += 1
         else:
             tally.blame("lost", f"{key}, on the wire: {self._story(key)}")
 
@@ -149,16 +177,24 @@ class Judge:
             return
         allowed = 1 + line.anew if stream.exact else max(1, line.sends)
         tally.again_by_sender += min(times, allowed) - 1
-        if times <= allowed:
+        more = times - allowed
+        if more <= 0:
             return
-        released = sum(exchange.released_s > 0 for exchange in self._exchanges.get(key, ()))
-        if released <= allowed and any(self._near(a.t_s, a.t_s, SAVE_S)
-                                       for a in arrivals if a.key == key):
-            tally.doubled_by_upstream += times - allowed
-        else:
-            for _ in range(times - allowed):
-                tally.blame("duplicated", f"{key} came {times} times, sent {line.sends} times, "
-                            f"on the wire: {self._story(key)}")
+        resent = sum(e.lost_s > 0 for e in self._exchanges.get(key, ())[:-1])
+        tally.after_lost_session_doubled += min(more, resent)
+        more -= min(more, resent)
+        redelivered = self._redelivered([a for a in arrivals if a.key == key])
+        tally.doubled_by_upstream += min(more, redelivered)
+        for _ in range(more - min(more, redelivered)):
+            tally.blame("duplicated", f"{key} came {times} times, sent {line.sends} times, "
+                        f"on the wire: {self._story(key)}")
+
+    def _redelivered(self, arrivals: list[Arrival]) -> int:
+        """How often one that saves handed out again what it had not saved that it had."""
+        return sum(any(outage.killed_s <= second.t_s and first.t_s <= outage.back_s
+                       and -math.inf < outage.saved_s - WRITE_S <= (first.done_s or math.inf)
+                       for outage in self._outages)
+                   for first, second in pairwise(arrivals))
 
     def _reordered(self, name: str, arrivals: list[Arrival], tally: Tally) -> None:
         furthest: Key = (name, 0, 0)
@@ -173,12 +209,20 @@ class Judge:
                 continue
             seen.add(arrival.key)
             if arrival.key < furthest:
-                if self._near(arrival.t_s, arrival.t_s, SAVE_S):
-                    tally.reordered_by_upstream += 1
-                else:
-                    tally.blame("reordered", f"{arrival.key} after {furthest}, on the wire: "
-                                f"{self._story(arrival.key)}; {self._story(furthest)}")
+                self._late(arrival, furthest, tally)
             furthest = max(furthest, arrival.key)
+
+    def _late(self, arrival: Arrival, furthest: Key, tally: Tally) -> None:
+        exchanges = self._exchanges.get(arrival.key, ())
+        if any(e.lost_s for e in exchanges):
+            tally.after_lost_session_reordered += 1
+        elif any(e.refused for e in exchanges):
+            tally.reordered_after_refusal += 1
+        elif any(self._under_way(e, arrival.t_s) for e in exchanges):
+            tally.reordered_by_upstream += 1
+        else:
+            tally.blame("reordered", f"{arrival.key} after {furthest}, on the wire: "
+                        f"{self._story(arrival.key)}; {self._story(furthest)}")
 
     def _story(self, key: Key) -> str:
         """What the wire saw of a message, for people."""
@@ -186,8 +230,13 @@ class Judge:
         for exchange in self._exchanges.get(key, ()):
             steps = [f"id {exchange.mid} QoS {exchange.qos} at {exchange.first_s:.3f}"]
             for word, at_s in (("taken", exchange.taken_s), ("released", exchange.released_s),
-                               ("ended", exchange.ended_s)):
+                               ("ended", exchange.ended_s), ("lost", exchange.lost_s)):
                 if at_s:
                     steps.append(f"{word} {at_s:.3f}")
+            if exchange.refused:
+                steps.append(f"refused {exchange.refused:#x}")
+            if exchange.again_s:
+                steps.append(f"heard of {len(exchange.again_s)} times more, last at "
+                             f"{exchange.again_s[-1]:.3f}")
             told.append(" ".join(steps))
         return " | ".join(told) or "never sent"
