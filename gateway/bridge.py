@@ -116,6 +116,7 @@ class Bridge:
             self.door.close()
         if self.local_broker is not None:
             self.local_broker.hold(True)
+        await self.drain.proven()
         try:
             await asyncio.wait_for(self.committer.settled(), 10)
         except TimeoutError:

@@ -23,6 +23,7 @@ from gateway.leaving import Leaving
 from gateway.outbox import LOAD_BYTES, Outbox
 from gateway.queue import Queue
 from gateway.routes import BACKLOG
+from gateway.unproven import Unproven
 from gateway.upstream import Upstream
 
 log = logging.getLogger("tidegate.drain")
@@ -30,6 +31,8 @@ log = logging.getLogger("tidegate.drain")
 BACKLOG_KEY = BACKLOG << LANE_SHIFT
 CHUNK = 1000  # rows of the backlog read at once, or LOAD_BYTES
 SEND_BYTES = 131_072
+PROOF_S = 0.05  # how often it is looked whether what went at QoS 0 has left
+STOP_S = 1.0  # how long a stop waits for that
 
 
 class Drain:
@@ -51,6 +54,8 @@ class Drain:
         self._caution = Caution()
         self._window = 0
         self._lowered_said = False
+        self._unproven = Unproven()
+        self._proving: asyncio.TimerHandle | None = None
         leaving.on_left = self._load_more
 
     # --- entries
@@ -112,6 +117,10 @@ class Drain:
             del self.flight.in_flight[blamed.mid]
             self._set_aside(blamed, keep_mid=True)
         self.flight.stop()
+        if self._proving is not None:
+            self._proving.cancel()
+            self._prove()
+            self.flight.unsend(self._unproven.lost())
 
     def upstream_acks(self, acks: list[wire.Ack]) -> None:
         progress = self.flight.acks(acks)
@@ -175,7 +184,8 @@ class Drain:
     def _send(self) -> None:
         upstream = self.upstream
         while upstream is not None and upstream.writable():
-            parts, ended = self.flight.send(SEND_BYTES, time.monotonic())
+            now_s = time.monotonic()
+            parts, ended = self.flight.send(SEND_BYTES, now_s)
             for entry in self.flight.oversized:
                 log.error("too big for the upstream, set aside topic=%s bytes=%d", entry.topic,
                           len(entry.payload))
@@ -183,9 +193,36 @@ class Drain:
             self.flight.oversized.clear()
             if not parts:
                 break
-            upstream.write(parts)
             if ended:
-                self.leaving.remove(ended)
+                self._unproven.sent(ended, now_s)
+                if self._proving is None:
+                    self._prove_soon()
+            upstream.write(parts)
+
+    def _prove_soon(self) -> None:
+        self._proving = asyncio.get_running_loop().call_later(PROOF_S, self._prove)
+
+    def _prove(self) -> None:
+        """Delete what was sent at QoS 0 and has left; look again later after the rest."""
+        self._proving = None
+        if self.upstream is not None and (gone := self._unproven.arrived(self.upstream.left_s)):
+            self.leaving.remove(gone)
+        if self._unproven:
+            self._prove_soon()
+
+    def halt(self) -> None:
+        """Look no more, at the end."""
+        if self._proving is not None:
+            self._proving.cancel()
+
+    async def proven(self) -> None:
+        """Wait for what was sent at QoS 0 to leave, for a moment."""
+        until_s = time.monotonic() + STOP_S
+        while self._unproven and time.monotonic() < until_s:
+            await asyncio.sleep(PROOF_S / 5)
+            if self._proving is not None:
+                self._proving.cancel()
+                self._prove()
 
     # --- the backlog
 
@@ -234,10 +271,16 @@ class Drain:
             if not self.flight.connected or self.upstream is None:
                 continue
             late = self.flight.overdue(now_s, self._ack_timeout_s)
-            if late is None:
+            if late is None or not self._had_left(late, now_s - self._ack_timeout_s):
                 continue
             if now_s - self._progress_s < self._ack_timeout_s / 2 and self.flight.give_up(late):
                 log.error("never acknowledged, set aside topic=%s", late.topic)
                 self._set_aside(late, keep_mid=True)
                 continue
             self.upstream.drop(f"no acknowledgement for {self._ack_timeout_s:.0f} s")
+
+    def _had_left(self, entry: Entry, by_s: float) -> bool:
+        """Whether an entry in flight was with the other end by then: a long message on a slow line
+        is not late before it is out."""
+        left_s = None if self.upstream is None else self.upstream.left_s(entry.sent_s)
+        return left_s is not None and left_s <= by_s

@@ -147,6 +147,13 @@ class Flight:
             if not entry.sent:  # else superseded before it came here
                 lanes[entry.key >> LANE_SHIFT].append(entry)
 
+    def unsend(self, entries: list[Entry]) -> None:
+        """Entries that ended by being sent (QoS 0) did not leave: before all others again."""
+        for entry in reversed(entries):
+            entry.sent, entry.sent_s = False, 0.0
+            self.lanes[entry.key >> LANE_SHIFT].appendleft(entry)
+        self.acknowledged -= len(entries)
+
     def queued(self) -> int:
         """Entries in memory that were not sent yet."""
         return sum(map(len, self.lanes))

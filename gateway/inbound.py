@@ -29,6 +29,8 @@ class Inbound:
         """Whole packets in data, with what was left of the last call before it."""
         if self.state == LEFT:
             return []
+        if self.state == OPEN:
+            self.patience(now_s)  # every byte counts: a packet may take longer than a keepalive
         if self._rest:
             data = self._rest + data
         packets, used = wire.decode(data, self._max_packet_bytes)
@@ -41,13 +43,9 @@ class Inbound:
                 if type(packet) is not wire.Publish:
                     break
             else:  # the fast path: nothing but publishes
-                if self.keepalive_s:
-                    self._deadline_s = now_s + 1.5 * self.keepalive_s
                 return packets
         else:
             self._opened(packets[0], now_s)
-        if self.keepalive_s:
-            self._deadline_s = now_s + 1.5 * self.keepalive_s  # MQTT-3.1.2-24
         kept: list[wire.Packet] = []
         for index, packet in enumerate(packets):
             if isinstance(packet, wire.Simple):
@@ -75,6 +73,11 @@ class Inbound:
         return "no CONNECT in time" if self.state == NEW else "keepalive"
 
     def patience(self, now_s: float) -> None:
-        """We stopped reading from the device: its silence is our doing, not its."""
+        """The device is there, or its silence is our doing (MQTT-3.1.2-24 begins anew). What is no
+        CONNECT yet has the time for one, and no more."""
         if self.keepalive_s:
             self._deadline_s = now_s + 1.5 * self.keepalive_s
+
+    def silent(self, now_s: float) -> bool:
+        """Whether half of its keepalive has passed in silence: time to ask the kernel."""
+        return bool(self.keepalive_s) and self._deadline_s - now_s < 0.75 * self.keepalive_s

@@ -16,6 +16,7 @@ from gateway.config import ListenerConfig
 from gateway.errors import ListenError, ProtocolError
 from gateway.inbound import LEFT, Inbound
 from gateway.local import Session
+from gateway.tcp import Moved, moved
 from gateway.tls import TlsServer, common_name, load, server_context
 
 log = logging.getLogger("tidegate.listener")
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.paused = self._deaf = self.congested = False
         self._paused_s = 0.0
         self._congested_bytes = 0  # written since it was last looked how far it is behind
+        self._moved: Moved | None = None  # at the last look, since when nothing came
         config = listener.config
         self.core = Inbound(time.monotonic(), config.connect_timeout_s, config.max_packet_bytes)
 
@@ -98,6 +100,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now_s = self.heard_s = time.monotonic()
+        self._moved = None
         try:
             packets = self.core.feed(bytes(data), now_s)
             if packets and not self._deaf:
@@ -211,6 +214,15 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         self.hold(False)
 
+    def _look(self, now_s: float) -> None:
+        """Who sends a long TLS record, or still takes what waits for it, is there, if slow. What
+        its kernel takes at once says nothing of its program."""
+        before, self._moved = self._moved, moved(self._socket())
+        if before is not None and self._moved is not None and (
+                self._moved.received > before.received
+                or (before.queued and self._moved.taken > before.taken)):
+            self.core.patience(now_s)
+
     def sweep(self, now_s: float) -> None:
         """Look after deadlines, a few times a second."""
         if self.paused:
@@ -219,6 +231,8 @@ class Connection(asyncio.Protocol):
             if self._stuck(now_s) and hung_up(self._socket()):
                 self._let_go()
             return
+        if self._moved is not None or self.core.silent(now_s):
+            self._look(now_s)
         why = self.core.overdue(now_s)
         if why:
             self.fail(ProtocolError(why))

@@ -20,13 +20,14 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway import proxy
+from gateway import proxy, tcp
 from gateway.config import UpstreamConfig
 from gateway.errors import UnreachableError
 from gateway.flight import Limits
 
 READ_BYTES = 262_144
 WRITE_BYTES = 262_144
+KERNEL_BYTES = 131_072  # unsent, with the kernel: what is behind it waits for it
 CONNECT_TIMEOUT_S = 8.0
 QOS_NOT_SUPPORTED, RETAIN_NOT_SUPPORTED = 0x9B, 0x9A  # MQTT 5.0 section 3.2.2.2
 # MQTT 3.1.1 cannot say how much a broker takes at once. Mosquitto takes 20 where nothing is
@@ -75,6 +76,7 @@ class PahoSession(paho.Client):
                          transport="websockets" if config.websocket else "tcp")
         self.feed = bytearray()
         self.out = bytearray()
+        self.handed_bytes = 0  # of what was in `out`, with the kernel
         self.will_retain = True
         self.forgotten = False  # the past is gone; connect again, now to stay
         self._forget = forget
@@ -124,6 +126,7 @@ class PahoSession(paho.Client):
         self.forgotten = False
         self._connack = self._suback = None
         self._made, self._said = sock, ""
+        self.handed_bytes = 0
         if self.v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0 if self._forget else 0xFFFFFFFF
@@ -141,14 +144,22 @@ class PahoSession(paho.Client):
 
         user_timeout_s: how long sent bytes may stay unacknowledged by the peer's TCP [s].
         """
-        sock = self.socket()
-        if sock is None:
+        sock, raw = self.socket(), self._raw()
+        if sock is None or raw is None:
             raise ConnectionError("no socket")
-        raw: Any = sock if isinstance(sock, socket.socket) else getattr(sock, "_socket", sock)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.keep_queue_short(raw, KERNEL_BYTES)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
         return sock.fileno()
+
+    def _raw(self) -> Any:
+        sock: Any = self.socket()
+        return sock if isinstance(sock, socket.socket) else getattr(sock, "_socket", sock)
+
+    def moved(self) -> tcp.Moved | None:
+        """What the kernel says of the connection."""
+        return tcp.moved(self._raw())
 
     def take(self, packet: bytes) -> Note | None:
         """Let paho read one control packet; returns what it means for us, if anything."""
@@ -205,6 +216,7 @@ class PahoSession(paho.Client):
             if count == 0:
                 return
             del self.out[:count]
+            self.handed_bytes += count
 
     def shut(self) -> None:
         """Close the socket; nothing may watch it any more."""

@@ -17,6 +17,7 @@ from gateway.config import UpstreamConfig
 from gateway.dial import dial
 from gateway.errors import ProtocolError
 from gateway.flight import Limits
+from gateway.liveness import Liveness
 from gateway.outage import Outage
 from gateway.paho_session import READ_BYTES, Accepted, Ended, Granted, Note, PahoSession
 
@@ -24,8 +25,8 @@ log = logging.getLogger("tidegate.upstream")
 
 WRITE_LIMIT_BYTES = 262_144
 DISCONNECT = b"\xe0\x00"
-PING_S = 4.0  # silence after which we ask, see DEAD_S
-DEAD_S = 9.0  # silence after which the link is given up
+PINGREQ = b"\xc0\x00"
+USER_TIMEOUT_S = 30.0  # the kernel's limit; it may count across progress, so it is above ours
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
 _BY_BROKER = (ConnectionResetError, BrokenPipeError)
 QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone; caution.py needs 6
@@ -82,12 +83,11 @@ class Upstream:
         self._fd = -1
         self._outage = Outage()
         self._in_vain = 0  # tries since the broker acknowledged anything, or the link was up
-        self._last_in_s = self._last_ping_s = 0.0
+        self._alive = Liveness(0.0, 0.0)  # of a connection
         self._lost: asyncio.Event = asyncio.Event()
         self._rng = random.Random()
         self._reason = ""
         self._will_topic = will_topic
-        self._ping_s = PING_S
         self._name = name  # for the log
         self._paused = False
         self._session = PahoSession(config, will_topic, forget=forgotten is not None)
@@ -99,7 +99,14 @@ class Upstream:
     def write(self, parts: list[bytes]) -> None:
         """Send packets; `writable` says whether more are welcome."""
         self._session.out += b"".join(parts)
+        self._alive.wrote(time.monotonic(), self._session.handed_bytes + len(self._session.out))
         self._flush()
+
+    def left_s(self, written_s: float) -> float | None:
+        """When all that was written by then had reached the other end's kernel [s]; None while it
+        is under way. Times are those of this connection."""
+        self._look(time.monotonic())
+        return self._alive.sending.left_s(written_s)
 
     def writable(self) -> bool:
         """Whether another batch should be offered."""
@@ -151,49 +158,58 @@ class Upstream:
     def close(self) -> None:
         """Say what the will would say, and DISCONNECT, which takes the will away."""
         if self.connected:
+            said = []
             if self._will_topic is not None:
-                self._session.out += wire.encode_publish(
+                said = [wire.encode_publish(
                     wire.encode_text(self._will_topic), b"offline", 0, self._session.will_retain,
-                    False, 0, v5=self._session.v5)
-            self._session.out += DISCONNECT
-            self._flush()
+                    False, 0, v5=self._session.v5)]
+            self.write([*said, DISCONNECT])
         self._close("stopped")
 
     # --- the link
 
     def _attach(self) -> None:
-        self._fd = self._session.descriptor(DEAD_S)
-        self._last_in_s = self._last_ping_s = time.monotonic()
+        self._fd = self._session.descriptor(USER_TIMEOUT_S)
+        self._alive = Liveness(time.monotonic(), self.config.keepalive_s / 2)
         if not self._paused:
             asyncio.get_running_loop().add_reader(self._fd, self._readable)
-        self._flush()
+        self.write([])  # CONNECT
 
     async def _watch(self) -> None:
         """Return when the link is lost. A silent peer is asked, then given up."""
         while not self._lost.is_set():
             try:
                 # not wait_for, which in Python 3.11 can swallow a cancellation
-                async with asyncio.timeout(min(1.0, self._ping_s / 2)):
+                async with asyncio.timeout(self._alive.look_s()):
                     await self._lost.wait()
             except TimeoutError:
                 pass
             now_s = time.monotonic()
-            if self._paused:
-                self._last_in_s = now_s  # its silence is our doing
-            silent_s = now_s - self._last_in_s
-            if self._fd >= 0 and silent_s > DEAD_S:
-                self.drop(f"nothing heard for {silent_s:.0f} s")
-            elif self.connected and now_s - max(self._last_in_s, self._last_ping_s) > self._ping_s:
-                self._last_ping_s = now_s
-                self._session.out += b"\xc0\x00"
-                self._flush()
+            if self._fd >= 0:
+                self._check(now_s)
             if told := self._outage.stands(now_s):
                 log.info("%s %s", self._name, told)
+
+    def _check(self, now_s: float) -> None:
+        self._look(now_s)
+        if self._paused:
+            self._alive.heard(now_s)  # its silence is our doing
+        if self._alive.dead(now_s):
+            self.drop(f"nothing heard for {now_s - self._alive.heard_s:.0f} s")
+        elif self.connected and self._alive.due(now_s):
+            self.write([PINGREQ])
+            self._alive.asked(now_s)
+
+    def _look(self, now_s: float) -> None:
+        """Ask the kernel what moved."""
+        if self._fd >= 0:
+            self._alive.looked(now_s, self._session.handed_bytes, self._session.moved(),
+                               layered=self.config.tls or self.config.websocket)
 
     def _readable(self) -> None:
         received, ended = self._receive()
         if received:
-            self._last_in_s = time.monotonic()
+            self._alive.heard(time.monotonic())
             self._take(self._buffer + received)
         if ended is not None and self._fd >= 0:
             self._close(_reason(ended), by_broker=isinstance(ended, _BY_BROKER))
@@ -261,8 +277,7 @@ class Upstream:
                 self._subscribed(note.codes)
         elif isinstance(note, Ended):
             if self._session.forgotten:
-                self._session.out += DISCONNECT
-                self._flush()
+                self.write([DISCONNECT])
             self._close(note.reason, by_broker=True)
 
     def _flush(self) -> None:
@@ -279,6 +294,9 @@ class Upstream:
             self._breaking = loop.call_soon(self._broken, error)
             loop.remove_writer(self._fd)
             return
+        now_s = time.monotonic()
+        if self._alive.sending.waits(now_s):
+            self._look(now_s)
         if self._session.out:
             loop.add_writer(self._fd, self._drained)
         else:
@@ -303,6 +321,7 @@ class Upstream:
             self._listener.upstream_writable()
 
     def _close(self, reason: str, *, by_broker: bool = False) -> None:
+        self._look(time.monotonic())  # for the last time
         self._detach()
         self._reason = reason
         was, self.connected = self.connected, False
@@ -327,7 +346,8 @@ class Upstream:
         session_present, limits, keepalive_s = accepted
         self.connected, self.state = True, "connected"
         self.connects += 1
-        self._ping_s = min(PING_S, keepalive_s / 2) if keepalive_s else PING_S
+        if keepalive_s:
+            self._alive.keepalive(keepalive_s)
         if self._outage.fell < QUICK_FALLS:
             self._in_vain = 0
         level, summary = self._outage.opened(time.monotonic())

@@ -50,10 +50,17 @@ def pubrel(mid: int) -> bytes:
 
 
 class RawClient(Closeable):
-    """One connection. Reads return (first byte, body); None when the peer has closed."""
+    """One connection. Reads return (first byte, body); None when the peer has closed.
 
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection((HOST, port), timeout=10.0)
+    receive_bytes: of the kernel's buffer, 0 for its own choice; a small one makes a slow reader.
+    """
+
+    def __init__(self, port: int, *, receive_bytes: int = 0) -> None:
+        self.sock = socket.socket()
+        if receive_bytes:  # before it connects: it limits the window that is offered
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.sock.settimeout(10.0)
+        self.sock.connect((HOST, port))
         self._rest = b""
 
     def send(self, data: bytes) -> None:

@@ -102,7 +102,7 @@ def test_link_that_we_gave_up_is_no_close_by_the_other_end(
 
 def test_peer_that_never_answers_is_one_line_too(
         caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.upstream.DEAD_S", 0.1)
+    monkeypatch.setattr("gateway.liveness.DEAD_S", 0.1)
 
     async def run(port: int) -> None:
         async with linked(port, "unheard"):

@@ -106,3 +106,21 @@ def test_any_cut_of_the_stream_gives_the_same(cuts: list[int]) -> None:
             got += len(core.feed(data[:size], 1.0))
             data = data[size:]
     assert (got, core.state, bytes(core.out)) == (4, LEFT, wire.PINGRESP_BYTES)
+
+
+def test_keepalive_moves_with_every_byte_of_a_packet() -> None:
+    core = opened(10)
+    packet = encode_publish(encode_text("t"), bytes(500), 0, False, False, 0)
+    for at, byte in enumerate(packet):
+        now_s = 1.0 + 14.9 * (at + 1)
+        assert core.overdue(now_s) is None
+        assert bool(core.feed(bytes([byte]), now_s)) == (at == len(packet) - 1)
+    assert core.overdue(now_s + 15.0) == "keepalive"
+
+
+def test_connect_that_trickles_in_has_its_time_and_no_more() -> None:
+    core = Inbound(0.0, 5.0, 1000)
+    for at, byte in enumerate(connect(60)[:-1]):
+        core.feed(bytes([byte]), 0.3 * at)
+        assert core.overdue(0.3 * at) is None
+    assert core.overdue(5.0) == "no CONNECT in time"

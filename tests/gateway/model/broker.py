@@ -7,6 +7,7 @@ kept until PUBREL.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 
@@ -93,7 +94,8 @@ class Link:
     def __init__(self, broker: Broker, most: int, log: Callable[[str], None]) -> None:
         self.connected = False
         self._broker, self._most, self._log = broker, most, log
-        self._there: deque[bytes] = deque()
+        self._there: deque[tuple[float, bytes]] = deque()  # with the time it was written
+        self._left = (0.0, 0.0)  # of the newest that arrived: when written, and when it arrived
         self._back: deque[Ack] = deque()
 
     def writable(self) -> bool:
@@ -101,12 +103,18 @@ class Link:
 
     def write(self, parts: list[bytes]) -> None:
         if self.connected:
-            self._there.extend(parts)
+            now_s = time.monotonic()
+            self._there.extend((now_s, part) for part in parts)
+
+    def left_s(self, written_s: float) -> float | None:
+        return self._left[1] if self._left[0] >= written_s else None
 
     def carry(self, count: int) -> None:
         """Bring packets to the broker, at most `count` of the gateway's writes."""
         for _ in range(min(count, len(self._there))):
-            data = self._there.popleft()
+            written_s, data = self._there.popleft()
+            if not self._there or self._there[0][0] > written_s:
+                self._left = written_s, time.monotonic()
             packets, used = wire.decode(data, v5=True)
             hold(used == len(data), f"half a packet: {data!r}")
             for packet in packets:

@@ -82,6 +82,7 @@ class World:
         self.flooded, self.brisk = self.rng.random() < 0.15, self.rng.random() < 0.5
         self._patch.setattr(commit, "FAST_S", self.rng.choice([0, 0, 10]))
         self._patch.setattr(commit, "LAZY_S", self.rng.choice([0, 0, 100]))
+        self._patch.setattr(drain, "PROOF_S", 0)
         self.disk.age_s += self.rng.randint(0, 3)
 
     # --- the gateway's life
@@ -107,6 +108,7 @@ class World:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.bridge.drain.halt()
         self.disk.crash()
         cast(HeldCommitter, self.bridge.committer).kill()
         self.outbox.kill()
