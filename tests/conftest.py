@@ -21,7 +21,7 @@ settings.load_profile("tidegate")
 ORDER = ("unit", "device", "gateway", "board", "hil", "chain", "crash")
 HERE = Path(__file__).parent
 SLOW = {  # folder: how to have its slow tests run, which otherwise are not; hil has its own rule
-    "board": "fetches mpflash: pytest -m slow tests/board",
+    "board": "takes long or fetches mpflash: pytest -m slow tests/board",
     "gateway": "takes long: make service-test, make broker-test or make model",
     "crash": "takes long: make crash, or pytest -m slow",
 }

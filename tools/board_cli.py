@@ -71,22 +71,12 @@ def deploy(port: str | None, board_id: str | None) -> None:
         with BoardLink(powered(port)) as link:
             raw = link.read("/config.json")
         kinds = _kinds(raw)
-        bar = click.progressbar(length=0, label="deploy", file=sys.stderr)
-
-        def total(size: int) -> None:
-            bar.length = size
-
-        with bar:
-            done = deploying.deploy(
-                port,
-                board=found,
-                kinds=kinds,
-                progress=lambda _path, step: bar.update(step),
-                total=total,
-            )
+        done = deploying.deploy(
+            port, board=found, kinds=kinds, say=lambda line: click.echo(line, err=True)
+        )
         click.echo(
             f"{port}: {len(done.copied)} files copied ({done.bytes} bytes), {done.kept} kept, "
-            f"{len(done.removed)} removed"
+            f"{len(done.removed)} removed, {done.slot} runs"
         )
         _say(port, done.alive)
 
@@ -229,6 +219,7 @@ def logs(port: str | None, seconds: float | None) -> None:
 @PORT
 def info(port: str | None) -> None:
     """Say what the board is, what runs on it, and how much room it has. Restarts it."""
+    from tools import slots
     from tools.board_link import BoardLink
 
     with told():
@@ -242,6 +233,7 @@ def info(port: str | None) -> None:
             click.echo(f"MicroPython {version}, .mpy version {said.mpy & 0xFF}")
             click.echo(f"id          {said.unique_id}")
             click.echo(f"files       {len(link.tree(''))}, {link.free_bytes() // 1024} KB free")
+            click.echo(f"slot        {slots.look(link).runs or 'none is whole'}")
             raw = link.read("/config.json")
             name = json.loads(raw).get("device") if raw else None
             click.echo(f"device      {name or 'not provisioned'}")

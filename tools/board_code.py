@@ -18,17 +18,20 @@ print((list(i.version[:3]), getattr(i, '_machine', ''), getattr(i, '_mpy', 0), s
 HASHES = """
 import hashlib
 b = bytearray(512)
-def h(p):
-    s = hashlib.sha256()
+def h(p, n):
     with open(p, 'rb') as f:
+        if f.seek(0, 2) != n:
+            return '-'
+        f.seek(0)
+        s = hashlib.sha256()
         while True:
             n = f.readinto(b)
             if not n:
                 return s.digest().hex()
             s.update(memoryview(b)[:n])
-for p in {paths!r}:
+for p, n in {sizes!r}:
     try:
-        print(p, h(p))
+        print(p, h(p, n))
     except OSError:
         print(p, '-')
 """
@@ -54,6 +57,57 @@ for d in {folders!r}:
     except OSError as e:
         if e.args[0] != 17:
             raise
+    print(d)
+"""
+REMOVE = """
+import os
+for p in {paths!r}:
+    try:
+        os.remove(p)
+        print(p)
+    except OSError as e:
+        if e.args[0] != 2:
+            raise
+"""
+# An empty folder goes too: to an import it would stand before a file of its name.
+PRUNE = """
+import os
+def w(d):
+    n = 0
+    for e in os.ilistdir(d):
+        n += e[1] != 0x4000 or w(d + '/' + e[0])
+    if not n:
+        os.rmdir(d)
+        print(d)
+    return n
+try:
+    w({folder!r})
+except OSError as e:
+    if e.args[0] != 2:
+        raise
+"""
+# What boot.py will take: see device/boot.py.
+SLOTS = """
+try:
+    import esp32
+    c = esp32.NVS('tidegate').get_i32('slot')
+except Exception:
+    c = -1
+def w(p):
+    try:
+        with open(p, 'rb') as f:
+            f.seek(-5, 2)
+            return f.read() == b'\\nend\\n'
+    except OSError:
+        return False
+print([c] + [w(p) for p in {manifests!r}])
+"""
+CHOOSE = """
+import esp32
+n = esp32.NVS('tidegate')
+n.set_i32('slot', {slot})
+n.commit()
+print(n.get_i32('slot'))
 """
 
 

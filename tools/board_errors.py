@@ -23,6 +23,13 @@ class FullError(LinkError):
     """The board's file system is full."""
 
 
+class WornError(LinkError):
+    """What was written reads back as something else, twice."""
+
+    def __init__(self, port: str, path: str) -> None:
+        super().__init__(f"{port}: {path} reads back wrong twice; its flash may be worn out")
+
+
 class OnBoardError(LinkError):
     """Code on the board raised; `trace` is what it said."""
 

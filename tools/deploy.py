@@ -1,32 +1,32 @@
-"""Put the firmware onto a board: what changed, checked, and in force all at once or not at all.
+"""Put a release of the firmware onto a board: what changed, checked, in force by one NVS commit.
 
-Rules, so that a board whose cable is pulled at any moment still boots, old firmware or new:
+Rules, so that whatever interrupts a deploy at any moment leaves the release that ran, and the next
+deploy goes on where it was:
 
-    1. each changed file is written under its name with `.new` behind it, and its hash, as the
-       board reads it, is compared;
-    2. `/swap.py`, which says what to rename and what to remove, is written the same way; its
-       own renaming is the one moment at which the new firmware comes into force;
-    3. the board runs it: it renames and removes, which may be repeated, and removes itself last.
-       If the power goes in the middle, boot.py runs it again.
+    1. only the slot that does not run is written, until it is whole: see tools/slots.py;
+    2. boot.py, main.py and what lies in `/lib` serve either release; where they differ they
+       change by one renaming each, before the switch;
+    3. one NVS commit chooses the slot.
+
+A board of before slots (all in `/`, and perhaps a `/swap.py` that ends an earlier deploy) runs
+what it has until its boot.py is replaced, and by then a slot is whole. Its old files go last.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tools import firmware, interpreter
-from tools.board_errors import FullError, LinkError
-from tools.board_link import BoardLink
+from tools import firmware, interpreter, slots
+from tools.board_errors import LinkError
+from tools.board_link import NEXT, BoardLink
+from tools.board_work import limit_s
 from tools.boards import Board
+from tools.cachedir import Say, silent
 
 OLDEST = (1, 23, 0)
 MPY_VERSION = 6
-ALIVE_S = 30.0
-ROOM_BYTES = 16384  # littlefs needs some for itself
-SWAP = "swap.py"
 # What the number in sys.implementation._mpy means.
 NATIVE = (
     "", "x86", "x64", "armv6", "armv6m", "armv7m", "armv7em", "armv7emsp", "armv7emdp",
@@ -37,46 +37,42 @@ IN_IMAGE = {
     "dht22": ("dht",),
     "ds18b20": ("onewire", "ds18x20"),
 }
+ALIVE_S = 20.0  # to start, beside what it reads: its modules and the ring
+START_FILES = 60
 _ALIVE = re.compile(r"^tidegate (\S+) (\S+) life (\w+) boot (\d+)")
 
-_COMPLAINT = re.compile(r"^(sensor \S+ not usable|safe mode)")
+_COMPLAINT = re.compile(r"^(sensor \S+ not usable|safe mode|boot: )")
 
-_SWAP = """# Ends a deploy that was cut off: see tools/deploy.py. Removes itself.
-import os
-for p in {new!r}:
-    try:
-        os.rename(p + '.new', p)
-    except OSError as e:
-        if e.args[0] != 2:  # not there: done before. Else boot.py says it and tries again
-            raise
-for p in {old!r}:
-    try:
-        os.remove(p)
-    except OSError as e:
-        if e.args[0] != 2:
-            raise
-os.remove('/swap.py')
-"""
+# What boards of before slots had in /, but for the folder of the firmware.
+OLD_FOLDER = "/node"
+OLD = (
+    "/swap.py", "/swap.py.new", "/boot.py.new", "/main.py.new", "/config.json.new", "/ca.der.new",
+    "/lib/umqtt/simple.mpy.new",
+)  # fmt: skip
 
 
 class DeployError(LinkError):
     """The board cannot take this firmware. One line."""
 
 
+@dataclass(frozen=True)
+class Release:
+    """What a deploy brings: contents by path in the slot, and by path on the board."""
+
+    slot: Mapping[str, bytes]
+    shared: Mapping[str, bytes]
+
+
 @dataclass
 class Deployed:
     """What was done. copied, removed: paths on the board; alive: what it said when it started."""
 
+    slot: str
     copied: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     kept: int = 0
     bytes: int = 0
     alive: str = ""
-
-
-def digest(content: bytes) -> str:
-    """Give the hash by which files are compared."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def check_board(link: BoardLink, board: Board | None) -> str:
@@ -103,13 +99,14 @@ def check_board(link: BoardLink, board: Board | None) -> str:
     return NATIVE[number] if number < len(NATIVE) else ""
 
 
-def contents(link: BoardLink, kinds: list[str], march: str) -> dict[str, bytes]:
+def contents(link: BoardLink, kinds: list[str], march: str) -> Release:
     """Give what this board needs: the firmware, and what its image lacks for these sensors."""
-    files = {"/" + path: data for path, data in firmware.collect(march=march).items()}
+    files = dict(firmware.collect(march=march))
+    shared = {"/" + path: files.pop(path) for path in firmware.AS_SOURCE if path in files}
     if link.where("umqtt.simple") != "":
         source = interpreter.umqtt_simple() / "umqtt" / "simple.py"
         name = "umqtt/simple.py"
-        files["/lib/umqtt/simple.mpy"] = firmware.compile_source(source.read_bytes(), name)
+        shared["/lib/umqtt/simple.mpy"] = firmware.compile_source(source.read_bytes(), name)
     for kind in sorted(set(kinds)):
         for module in IN_IMAGE.get(kind, ()):
             if link.where(module) is None:
@@ -117,95 +114,53 @@ def contents(link: BoardLink, kinds: list[str], march: str) -> dict[str, bytes]:
                     f"{link.port}: this image has no {module}, which {kind} needs; "
                     "write an official one with `tidegate board image`"
                 )
-    return files
+    return Release(files, shared)
 
 
-def _parents(paths: list[str]) -> list[str]:
-    """List the folders that these files need, parents first."""
-    found: dict[str, None] = {}
-    for path in paths:
-        parts = path.strip("/").split("/")[:-1]
-        for depth in range(len(parts)):
-            found["/" + "/".join(parts[: depth + 1])] = None
-    return sorted(found)
+def put(link: BoardLink, release: Release, say: Say = silent) -> Deployed:
+    """Bring a release onto the board, all at once; it runs from the next start on.
 
-
-def stale(link: BoardLink, files: Mapping[str, bytes]) -> list[str]:
-    """List files in the firmware's own folders that it no longer has."""
-    folders = {"/" + path.split("/")[1] for path in files if path.count("/") > 1} - {"/lib"}
-    there = [path for folder in sorted(folders) for path in link.tree(folder)]
-    return [path for path in there if path not in files]
-
-
-def _stage(
-    link: BoardLink,
-    path: str,
-    content: bytes,
-    progress: Callable[[str, int], None],
-) -> None:
-    """Write one file under its `.new` name and compare what the board reads back."""
-    for _ in range(2):
-        link.write(path + ".new", content, lambda step: progress(path, step))
-        if link.hashes([path + ".new"])[path + ".new"] == digest(content):
-            return
-    raise DeployError(f"{link.port}: {path} reads back wrong twice; its flash may be worn out")
-
-
-def nothing(_path: str, _step: int) -> None:
-    """Show no progress."""
-
-
-def put(
-    link: BoardLink,
-    files: Mapping[str, bytes],
-    *,
-    remove: list[str] | None = None,
-    progress: Callable[[str, int], None] = nothing,
-    total: Callable[[int], None] | None = None,
-) -> Deployed:
-    """Bring files onto the board, all at once; paths begin with a slash.
-
-    progress: gets path and bytes of each step; total: gets the bytes to come. Raises LinkError.
+    say: gets a line for each file. Raises LinkError.
     """
-    there = link.hashes(list(files))
-    changed = {path: data for path, data in files.items() if there[path] != digest(data)}
-    done = Deployed(sorted(changed), sorted(remove or []), len(files) - len(changed))
-    done.bytes = sum(map(len, changed.values()))
-    if not changed and not remove:
-        return done
-    need = sum((len(data) // 4096 + 1) * 4096 for data in changed.values()) + ROOM_BYTES
-    room = link.free_bytes()
-    if room < need:
-        raise FullError(
-            f"{link.port}: {room // 1024} KB are free on the board, {need // 1024} KB are needed; "
-            "`tidegate board erase` makes room"
-        )
-    if total:
-        total(done.bytes)
-    link.mkdirs(_parents(list(changed)))
-    try:
-        for path, content in changed.items():
-            _stage(link, path, content, progress)
-        swap = _SWAP.format(new=sorted(changed), old=done.removed).encode()
-        _stage(link, "/" + SWAP, swap, nothing)
-    except FullError:
-        leftovers = [path + ".new" for path in [*changed, "/" + SWAP]]
-        link.run(_SWAP.format(new=[], old=leftovers).replace("os.remove('/swap.py')", ""))
-        raise
-    link.run(f"import os\nos.rename('/{SWAP}.new', '/{SWAP}')\nexecfile('/{SWAP}')")
-    wrong = [
-        path for path, have in link.hashes(list(files)).items() if have != digest(files[path])
-    ]
-    if wrong:
-        raise DeployError(f"{link.port}: {wrong[0]} reads back wrong")
+    found = slots.look(link)
+    done = Deployed(found.runs or "")
+    if found.runs is None or not slots.holds(link, found.runs, release.slot):
+        done.slot = found.spare
+        say(f"to {done.slot}; what runs is left alone until that is whole")
+        filled = slots.fill(link, done.slot, release.slot, say)
+        done.copied, done.removed = filled.copied, filled.removed
+    for path in link.differing(release.shared):
+        say(f"{path}  {len(release.shared[path])} bytes")
+        link.mkdirs(slots.folders([path]))
+        link.replace(path, release.shared[path])
+        done.copied.append(path)
+    if found.chosen != done.slot:
+        slots.choose(link, done.slot)
+    done.removed += _tidy(link, release)
+    done.kept = len(release.slot) + len(release.shared) - len(done.copied)
+    sizes = {f"{done.slot}/{path}": len(data) for path, data in release.slot.items()}
+    sizes |= {path: len(data) for path, data in release.shared.items()}
+    done.bytes = sum(sizes[path] for path in done.copied)
     return done
 
 
-def wait_alive(link: BoardLink, timeout_s: float = ALIVE_S) -> str:
+def _tidy(link: BoardLink, release: Release) -> list[str]:
+    """Remove what nothing runs from any more: the files of before slots, and half-written ones."""
+    removed = link.remove(
+        [*link.tree(OLD_FOLDER), *OLD, *(path + NEXT for path in release.shared)]
+    )
+    link.prune(OLD_FOLDER)
+    return removed
+
+
+def wait_alive(link: BoardLink, timeout_s: float | None = None) -> str:
     """Start the firmware and give its first words; LinkError where it does not come up.
 
     What it says before, of sensors that it cannot use for instance, comes as lines behind them.
+    timeout_s [s]: by default what it has to read allows.
     """
+    if timeout_s is None:
+        timeout_s = ALIVE_S + limit_s(files=START_FILES + len(link.tree("/ring")))
     link.restart()
     trace = ""
     complaints: list[str] = []
@@ -220,7 +175,7 @@ def wait_alive(link: BoardLink, timeout_s: float = ALIVE_S) -> str:
             trace = line
         elif trace and not line.startswith(" "):
             raise DeployError(f"{link.port}: the firmware does not start: {line}")
-    raise DeployError(f"{link.port}: nothing heard from the firmware within {timeout_s:g} s")
+    raise DeployError(f"{link.port}: nothing heard from the firmware within {timeout_s:.0f} s")
 
 
 def deploy(
@@ -228,16 +183,19 @@ def deploy(
     *,
     board: Board | None = None,
     kinds: list[str] | None = None,
-    progress: Callable[[str, int], None] = nothing,
-    total: Callable[[int], None] | None = None,
+    say: Say = silent,
 ) -> Deployed:
     """Put the firmware onto the board at `port` and wait until it reports itself alive.
 
     kinds: of the sensors it will read, so that their drivers are looked for. Raises LinkError.
+    Interrupted, it lets the release that is there run on.
     """
     with BoardLink(port) as link:
-        march = check_board(link, board)
-        files = contents(link, kinds or [], march)
-        done = put(link, files, remove=stale(link, files), progress=progress, total=total)
+        try:
+            release = contents(link, kinds or [], check_board(link, board))
+            done = put(link, release, say)
+        except (KeyboardInterrupt, LinkError):
+            link.let_run()
+            raise
         done.alive = wait_alive(link)
         return done

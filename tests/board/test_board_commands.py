@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -101,7 +102,8 @@ def test_from_a_bare_board_to_readings(known: VirtualBoard, tmp_path: Path) -> N
     assert f"{port}  virtual, plays Virtual board" in run("list").output
     assert "the image is on the board" in run("image").output
     said = run("deploy").output
-    assert "0 kept, 0 removed" in said
+    assert "0 kept, 0 removed, /a runs" in said
+    assert re.search(r"^1 of \d+  /a/node/\w+\.mpy  \d+ bytes$", said, re.MULTILINE), "progress"
     assert "provision" in said, "it says what it lacks"
     gateway = Gateway()
     credentials = tmp_path / "devices"
@@ -194,7 +196,7 @@ def test_sensor_that_cannot_be_used_is_told_and_the_password_is_kept(known: Virt
     words = ["--device", "x", "--ssid", "lab", "--wifi-password", "secret-8", "--gateway", "h"]
     words += ["--gateway-password", "sesame", "--sensor", "chip::air"]
     with BoardLink(known.port) as link:  # as a chip without a temperature sensor
-        link.write("/node/sensors/chip.py", b"def make(*_):\n    raise OSError('none here')\n")
+        link.write("/a/node/sensors/chip.py", b"def make(*_):\n    raise OSError('none here')\n")
     said = run("provision", *words).output
     assert "sensor air not usable: OSError none here" in said
     with BoardLink(known.port) as link:

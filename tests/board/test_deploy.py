@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-import threading
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from releases import restarted, use, version
 
 from tools import board_link, boards, deploy, firmware
-from tools.board_errors import FullError, LinkError, PortError, SilentError, UnpluggedError
+from tools.board_errors import FullError, PortError, SilentError
 from tools.board_link import BoardLink
 from tools.virtual import VirtualBoard
 
@@ -25,42 +24,10 @@ CONFIG = {
 }
 
 
-def version(number: int) -> dict[str, bytes]:
-    """Make a firmware whose parts say which one they belong to."""
-    boot = (firmware.FOLDER / "boot.py").read_bytes().split(b"\ntry:\n    from node")[0]
-    main = f"""
-from node import a, b
-print("tidegate {number} x life 0 boot 1")
-print("parts", {number}, a.N, b.N)
-"""
-    part = f"N = {number}\n" + f"T = '{'x' * 3000}{number}'\n"
-    files = {"node/a.py": part, "node/b.py": part, "node/__init__.py": ""}
-    if number == 1:
-        files["node/old.py"] = "OLD = 1"
-    compiled = {
-        name[:-3] + ".mpy": firmware.compile_source(text.encode(), name)
-        for name, text in files.items()
-    }
-    return {**compiled, "boot.py": boot, "main.py": main.encode()}
-
-
-def use(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    monkeypatch.setattr(firmware, "collect", lambda march="": version(number))
-
-
-def with_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> VirtualBoard:
-    """Give a board with the first firmware; the next that is deployed is the second."""
-    board = make("pass", pty=True)
-    use(monkeypatch, 1)
-    deploy.deploy(board.port)
-    use(monkeypatch, 2)
-    return board
-
-
 def test_deploys_the_firmware_and_it_comes_up(make: Make) -> None:
     board = make(config=CONFIG, pty=True, heap_kb=128)
     done = deploy.deploy(board.port, board=boards.load("virtual"), kinds=["dht22", "ds18b20"])
-    assert "/node/app.mpy" in done.copied
+    assert {"/a/node/app.mpy", "/boot.py", "/main.py"} <= set(done.copied)
     assert "/lib/umqtt/simple.mpy" not in done.copied, "its image has umqtt"
     assert done.alive.startswith("tidegate ")
     assert " greenhouse-1 " in done.alive
@@ -71,7 +38,9 @@ def test_deploys_the_firmware_and_it_comes_up(make: Make) -> None:
     board.power_cut()
     have = board.list_files()
     assert {"/" + path for path in have} >= set(done.copied)
-    assert not [path for path in have if path.endswith(".new") or path == "swap.py"]
+    assert not [path for path in have if path.endswith(".next")]
+    assert {path.split("/")[0] for path in have} - {"ring"} == {
+        "a", "boot.py", "main.py", "config.json"}  # fmt: skip
 
 
 def test_board_without_settings_says_so(make: Make) -> None:
@@ -79,119 +48,66 @@ def test_board_without_settings_says_so(make: Make) -> None:
     assert "provision" in deploy.deploy(board.port).alive
 
 
-def test_only_what_changed_is_copied_and_what_is_gone_is_removed(
+def test_only_what_changed_is_written_and_what_is_gone_is_removed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = make("pass", pty=True, files={"node/a.py": b"N = 'source hides compiled'"})
+    board = make("pass", pty=True, heap_kb=128)
+    said: list[str] = []
+    use(monkeypatch, 1)
+    first = deploy.deploy(board.port, say=said.append)
+    assert (first.slot, first.kept, len(first.copied)) == ("/a", 0, len(version(1)))
+    board.wait("^parts 1 1 1$")
+    sizes = {f"/a/{path}": len(data) for path, data in version(1).items()}
+    lines = [line for line in said if re.match(r"\d+ of 7  /a/", line)]
+    for number, line in enumerate(lines, 1):  # progress, a line for each file
+        path = line.split("  ")[1]
+        assert line == f"{number} of 7  {path}  {sizes.pop(path)} bytes"
+    assert set(sizes) == {"/a/boot.py", "/a/main.py"}
+    use(monkeypatch, 2)
+    second = deploy.deploy(board.port)
+    assert second.slot == "/b"
+    assert "/b/node/same.mpy" in second.copied, "nothing was in that slot"
+    board.wait("^parts 2 2 2$")
+    use(monkeypatch, 3)
+    third = deploy.deploy(board.port)
+    assert third.slot == "/a"
+    assert third.copied == ["/a/node/a.mpy", "/a/node/app.mpy", "/a/node/b.mpy", "/boot.py",
+                            "/main.py"]  # fmt: skip
+    assert third.removed == ["/a/node/old.mpy"]
+    board.wait("^parts 3 3 3$")
+    erases = sum(board.erases())
+    again = deploy.deploy(board.port)
+    assert (again.slot, again.copied, again.bytes) == ("/a", [], 0)
+    assert sum(board.erases()) == erases, "nothing is written whose hash is equal"
+    use(monkeypatch, 2)
+    back = deploy.deploy(board.port)
+    assert (back.slot, back.copied) == ("/b", ["/boot.py", "/main.py"]), "its slot has it whole"
+    board.wait("^parts 2 2 2$", after=board.console.mark() - 3)
+
+
+def test_source_that_would_hide_what_is_compiled_is_not_kept(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = make("pass", pty=True)
     use(monkeypatch, 1)
     deploy.deploy(board.port)
-    board.wait("^parts 1 1 1$")
-    use(monkeypatch, 2)
-    done = deploy.deploy(board.port)
-    assert done.copied == ["/main.py", "/node/a.mpy", "/node/b.mpy"]
-    assert done.removed == ["/node/old.mpy"]
-    board.wait("^parts 2 2 2$")
+    with BoardLink(board.port) as link:
+        link.write("/a/node/a.py", b"N = 7")
+        link.mkdirs(["/b", "/b/node", "/b/node/a"])  # an empty folder would hide it too
+    assert deploy.deploy(board.port).slot == "/b"
+    board.wait("^parts 1 1 1$", after=board.console.mark() - 2)
 
 
-class CableError(UnpluggedError):
-    """The test pulled the cable."""
-
-
-def test_cable_pulled_at_any_file_leaves_the_old_firmware_running(
+def test_file_that_was_damaged_is_written_anew(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = with_first(make, monkeypatch)
-    steps: list[str] = []
-    deployed = 0
-
-    def pull(path: str, _step: int) -> None:
-        steps.append(path)
-        if len(steps) == pull_at:
-            raise CableError("pulled")
-
-    for pull_at in range(1, 40):
-        steps.clear()
-        try:
-            deploy.deploy(board.port, progress=pull)
-            deployed = pull_at
-            break
-        except CableError:
-            mark = board.console.mark()
-            board.reset()
-            board.wait("^parts 1 1 1$", after=mark)
-    assert deployed > 4, "it was cut off at each step before it went through"
-    board.wait("^parts 2 2 2$")
-
-
-def test_power_cut_at_any_moment_leaves_one_firmware_whole(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board = with_first(make, monkeypatch)
-    before = board.flash.operations()
+    board = make("pass", pty=True)
+    use(monkeypatch, 1)
     deploy.deploy(board.port)
-    operations = board.flash.operations() - before
-    chance = random.Random(4)
-    # More of them where it matters: near the end, when the files change places.
-    moments = [chance.randint(1, operations) for _ in range(4)]
-    moments += [operations - chance.randint(0, 16) for _ in range(10)]
-    now, seen = 2, set()
-    for moment in moments:
-        want = 3 - now
-        use(monkeypatch, want)
-        board.cut_after(moment, chance.random())
-        link: list[BoardLink] = []
-        monkeypatch.setattr(
-            deploy, "BoardLink", lambda port, link=link: link.append(BoardLink(port)) or link[0]
-        )
-
-        def run() -> None:
-            with contextlib.suppress(LinkError, AttributeError, TypeError):
-                deploy.deploy(board.port)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        while thread.is_alive() and not board.wait_off(0.02):
-            pass
-        if link and link[0]._transport is not None:
-            link[0]._transport.serial.close()  # the cable goes with the power
-        thread.join()
-        board.power_cut()
-        board.flash.disarm()
-        mark = board.console.mark()
-        board.power_on()
-        found = board.wait(r"^parts (\d) (\d) (\d)$", after=mark)
-        assert found[1] == found[2] == found[3], "a mixture of two firmwares"
-        seen.add(int(found[1]) == want)
-        now = int(found[1])
-    monkeypatch.undo()
-    use(monkeypatch, now)
-    assert deploy.deploy(board.port).alive.startswith(f"tidegate {now}")
-    assert seen == {True, False}, "both before and after the moment it comes into force"
-
-
-def test_swap_that_fails_stays_and_is_tried_again_at_the_next_start(make: Make) -> None:
-    boot = (firmware.FOLDER / "boot.py").read_bytes().split(b"\ntry:\n    from node")[0]
-    fails = b"""
-import os, sys
-class Os:
-    remove = os.remove
-    def rename(old, new):
-        raise OSError(5)
-if 'again' not in os.listdir('/'):
-    open('/again', 'w').close()
-    sys.modules['os'] = Os
-"""
-    swap = deploy._SWAP.format(new=["/gone.py", "/main.py"], old=["/gone.mpy", "/old.mpy"])
-    board = make("print('old')", files={
-        "boot.py": fails + boot, "swap.py": swap.encode(), "main.py.new": b"print('new')",
-        "old.mpy": b"",
-    })  # fmt: skip
-    board.wait("^boot: OSError .*EIO")
-    board.wait("^old$")
-    board.reset()
-    board.wait("^new$")
-    board.power_cut()
-    assert sorted(board.list_files()) == ["again", "boot.py", "main.py"]
+    with BoardLink(board.port) as link:
+        link.write("/a/node/a.mpy", version(1)["node/a.mpy"][:-1] + b"?")
+    assert deploy.deploy(board.port).slot == "/b"
+    assert deploy.deploy(board.port).copied == []
 
 
 def test_full_file_system_is_told_and_the_old_firmware_stays(
@@ -214,16 +130,15 @@ def test_full_file_system_is_told_and_the_old_firmware_stays(
     monkeypatch.setattr(BoardLink, "free_bytes", lambda _self: 1 << 20)
     with pytest.raises(FullError, match="file system is full"):
         deploy.deploy(board.port)
-    mark = board.console.mark()
-    board.reset()
-    board.wait("^parts 1 1 1$", after=mark)
+    assert restarted(board) == 1
     board.power_cut()
-    assert not [path for path in board.list_files() if path.endswith(".new")]
+    assert not [path for path in board.list_files() if path.startswith("b/")]
 
 
 def test_firmware_that_does_not_start_is_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     board = make("pass", pty=True)
-    monkeypatch.setattr(firmware, "collect", lambda march="": {"main.py": b"1 / 0"})
+    bad = {**version(1), "node/app.mpy": firmware.compile_source(b"1 / 0", "node/app.py")}
+    monkeypatch.setattr(firmware, "collect", lambda march="": bad)
     with pytest.raises(deploy.DeployError, match="does not start: ZeroDivisionError"):
         deploy.deploy(board.port)
 

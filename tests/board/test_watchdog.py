@@ -38,7 +38,7 @@ STAY = f"import time; time.sleep({WATCHDOG_S + 1}); print('still ' + 'here')\r".
 
 def start(make: Make, **more: Any) -> VirtualBoard:
     """Start a board with the firmware and its watchdog on; gives it once that runs."""
-    files = {**firmware.collect(), "node/sensors/hang.py": HANG}
+    files = firmware.laid_out({**firmware.collect(), "node/sensors/hang.py": HANG})
     board = make(files=files, config={**SETTINGS, **more}, heap_kb=128, pty=True)
     board.wait("^tidegate ")
     return board

@@ -128,7 +128,9 @@ def test_five_bad_boots_end_in_safe_mode_that_talks(fake: FakeBroker, image: Pat
         b"class Bad(Sensor):\n    def start(self):\n        machine.reset()\nmake = Bad\n"
     )
     settings = config(fake, sensors=[{"kind": "bad", "name": "bad", "period_s": 1}])
-    with VirtualBoard(image=image, files=files, config=settings, heap_kb=96) as board:
+    with VirtualBoard(
+        image=image, files=firmware.laid_out(files), config=settings, heap_kb=96
+    ) as board:
         board.wait(r"^safe mode after 5", timeout_s=20)
         about = fake.wait_for("about")[0]
     assert about["safe"] is True
@@ -228,7 +230,7 @@ def test_tls_with_an_authority_sets_a_clock_that_knows_no_date(tmp_path: Path) -
     fake = FakeBroker([Manner()], tls=context)
     settings = config(fake, sensors=[{"kind": "chip", "period_s": 1}])
     settings["gateway"]["tls"] = {"ca": "/ca.der", "date": [2026, 11, 24]}
-    files = {**firmware.collect(), "ca.der": der.read_bytes()}
+    files = {**firmware.laid_out(firmware.collect()), "ca.der": der.read_bytes()}
     with VirtualBoard(
         image=tmp_path / "flash.img", files=files, config=settings, heap_kb=128
     ) as board:

@@ -25,7 +25,7 @@ def fake() -> Iterator[FakeBroker]:
 def with_main(before: str) -> dict[str, bytes]:
     """Give the firmware with a main.py that changes the board before it starts."""
     main = before + "from node import app\napp.main()\n"
-    return {**firmware.collect(), "main.py": main.encode()}
+    return firmware.laid_out({**firmware.collect(), "main.py": main.encode()})
 
 
 INPUT_ONLY = """
@@ -69,7 +69,7 @@ def test_board_whose_memory_fails_draws_a_life_for_each_boot(
 ) -> None:
     files = firmware.collect()
     broken = b"import esp32\ndef fail(_name):\n    raise OSError(-4357)\nesp32.NVS = fail\n"
-    files = {**files, "boot.py": broken + files["boot.py"]}
+    files = firmware.laid_out({**files, "boot.py": broken + files["boot.py"]})
     with VirtualBoard(
         image=tmp_path / "flash.img", files=files, config=config(fake, sensors=CHIP), heap_kb=96
     ) as board:

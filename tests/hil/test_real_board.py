@@ -65,7 +65,7 @@ until = 0.6
 @pytest.fixture
 def plugged(tmp_path: Path) -> Iterator[VirtualBoard]:
     """Give a board on a serial port, with the firmware and a home of its own."""
-    files = firmware.collect(firmware.FOLDER) | {"ring/mark": b"mine"}  # no ring minds it
+    files = firmware.laid_out(firmware.collect()) | {"ring/mark": b"mine"}  # no ring minds it
     board = VirtualBoard(image=tmp_path / "plugged.img", files=files, config=HOME, pty=True,
                          heap_kb=64)
     with board:

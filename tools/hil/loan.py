@@ -18,8 +18,9 @@ from typing import Any
 from tools import boards, deploy, provision
 from tools.board_errors import LinkError
 from tools.board_link import BoardLink
+from tools.board_work import limit_s
 
-SETTINGS, KEPT = "/config.json", "/bench/config.json"
+SETTINGS, KEPT = provision.SETTINGS, "/bench/config.json"
 UNITS = {"c": "°C", "pct": "%", "hpa": "hPa", "ppm": "ppm", "v": "V", "lx": "lx", "db": "dB"}
 MOST_SENSORS = 4
 
@@ -50,9 +51,8 @@ else:
     os.mkdir('/bench/ring')
 """
 _GIVE_BACK = _COMMON + """
-for p in ('/config.json.new', '/swap.py.new'):  # what a lending that was cut off left
-    if there(p):
-        os.remove(p)
+if there('/config.json.next'):  # what a lending that was cut off left
+    os.remove('/config.json.next')
 if there('/bench/config.json'):
     if there('/config.json'):
         os.remove('/config.json')
@@ -86,6 +86,12 @@ def settings(own: Mapping[str, Any], device: str, host: str, port: int,
     }
 
 
+def _limit_s(link: BoardLink) -> float:
+    """Give the longest [s] that moving settings and ring may take."""
+    count = len(link.tree("/ring")) + 4
+    return limit_s(files=count, writes=count)
+
+
 def lend(port: str, device: str, host: str, gateway_port: int,
          sensors: Mapping[str, Sequence[str]], *, board: str, period_s: float,
          firmware: bool) -> None:
@@ -105,15 +111,15 @@ def lend(port: str, device: str, host: str, gateway_port: int,
             raise LinkError(f"{port}: {device}: its settings cannot be read: {error}") from error
         provision.check(wanted, boards.load(board))
         if firmware:
-            files = deploy.contents(link, [], deploy.check_board(link, boards.load(board)))
-            deploy.put(link, files, remove=deploy.stale(link, files))
-        link.run(_LEND)
-        deploy.put(link, {SETTINGS: provision.content_of(wanted)})
+            march = deploy.check_board(link, boards.load(board))
+            deploy.put(link, deploy.contents(link, [], march))
+        link.run(_LEND, _limit_s(link))
+        provision.put(link, wanted)
 
 
 def give_back(port: str) -> bool:
     """Give a board its own settings back and start it; tells whether it was on loan."""
     with BoardLink(port) as link:
-        lent = "given back" in link.run(_GIVE_BACK)
+        lent = "given back" in link.run(_GIVE_BACK, _limit_s(link))
         link.restart()
         return lent

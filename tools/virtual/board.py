@@ -44,7 +44,8 @@ class VirtualBoard(Startable):
     """A board; see the module's example.
 
     board: the board file; image: where its flash is kept, made where it is not there; files: the
-    firmware's folder, or a mapping of paths to contents, put on the flash at `start`; config:
+    firmware's folder, which goes into a slot, or a mapping of paths to contents, put on the flash
+    at `start` (a slot that is among them is chosen); config:
     written to /config.json then. heap_kb [KiB]: all of it, stand-ins included; without it the
     firmware has what the board file says. pty: give it a serial
     port, `port`. on_line: is called with each console line, in the board's thread. access_point:
@@ -102,11 +103,18 @@ class VirtualBoard(Startable):
         if not self.flash.exists:
             self.flash.erase()
         files = self._files
-        contents = firmware.collect(files) if isinstance(files, Path) else dict(files or {})
+        contents = (
+            firmware.laid_out(firmware.collect(files))
+            if isinstance(files, Path)
+            else dict(files or {})
+        )
         if self.config:
             contents["config.json"] = json.dumps(self.config, ensure_ascii=False).encode()
         if contents:
             self.install(contents)
+        for number, slot in enumerate(firmware.SLOTS):
+            if f"{slot[1:]}/{firmware.MANIFEST}" in contents:
+                self.hardware.nvs.choose(number)
         self.power_on()
         return self
 

@@ -39,6 +39,11 @@ class Nvs:
         self._values = {}
         self.path.unlink(missing_ok=True)
 
+    def choose(self, slot: int) -> None:
+        """Name the slot that boot.py takes, as `tidegate board deploy` does."""
+        self.request("set", "tidegate", "slot", slot)
+        self._write()
+
     def request(self, what: str, space: str, key: str, value: Any) -> Any:
         """Answer the esp32 module."""
         held = self._values.setdefault(space, {})
