@@ -32,8 +32,9 @@ class Entry(Struct, gc=False):
 
     key: lane and id. mid: packet identifier, 0 where it has none (yet, or at QoS 0). age_s: the
     outbox's own clock when it came, see `Outbox.clock_s`. route: the route's filter. source: whose
-    order it belongs to. tries: how often the link was given up for want of its acknowledgement.
-    taken: its PUBREC came, `released` is on its way to the disk.
+    order it belongs to. tries: how often the link was lost over it. sent_s: when it was sent on
+    this connection, 0 for not yet. taken: its PUBREC came, `released` is on its way to the disk.
+    dup: an earlier connection of this session may have brought it.
     """
 
     key: int
@@ -50,6 +51,7 @@ class Entry(Struct, gc=False):
     tries: int = 0
     sent_s: float = 0.0
     taken: bool = False
+    dup: bool = False
 
     @property
     def lane(self) -> int:

@@ -52,17 +52,18 @@ class Bridge:
         self.port = 0
         self.outbox = Outbox(Path(config.outbox.path))
         start = self.outbox.start()
-        self.flight = Flight()
+        self.flight = Flight(dup_flag=config.upstream.dup_flag, qos_0=config.upstream.qos_0)
         self.flight.restore(start.entries)
-        self.queue = Queue(start, config.outbox.max_bytes(), self.flight)
+        self.queue = Queue(start, config.outbox.max_bytes(), self.flight.mids)
         self.devices = Devices(start.seen, start.zeros)
         self.locals = Locals(start.retained)
         self.router = Router(config.route, config.upstream.topic_prefix)
         pacer = Pacer(config.outbox.commit_ms / 1000, config.outbox.commit_bytes)
         self.committer = Committer(self.outbox, pacer)
         self.leaving = Leaving(self.flight, self.queue, self.committer, self.outbox, config.route)
+        self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
         self.drain = Drain(self.flight, self.queue, self.committer, self.outbox, self.leaving,
-                           config.upstream.ack_timeout_s)
+                           config.upstream, self.status_topic)
         # Unlike a client's, the session at a local broker may outlive us.
         at_broker: set[int] = set() if config.broker is None else start.received.pop(
             session_id(config.broker), set())
@@ -76,7 +77,6 @@ class Bridge:
             self.clients, Path(config.listener.credentials), config.allow,
             allow_anonymous=config.listener.allow_anonymous)
         self.listener = Listener(config.listener, self.door or self.clients)
-        self.status_topic = f"{config.upstream.topic_prefix}{PREFIX}gateway/{config.id}/status"
         self.upstream = Upstream(config.upstream, self.drain, self.status_topic,
                                  forgotten=self._forgotten if self.outbox.forget else None)
         self.drain.upstream = self.upstream
@@ -304,7 +304,13 @@ class Bridge:
                 conn.acked_s = time.monotonic()
 
     def _say_online(self) -> None:
-        """Upstream knows that we are there: retained, through the outbox like everything else."""
+        """Upstream knows that we are there: retained, through the outbox like everything else.
+
+        One that is in flight is sent again by itself.
+        """
+        if self.drain.trouble.silenced or any(
+                entry.topic == self.status_topic for entry in self.flight.in_flight.values()):
+            return
         target = self.router.own(self.status_topic)
         entries: list[Entry] = []
         self._force(target, f"gateway/{self.config.id}", b"online", 1, self.outbox.clock_s(),

@@ -15,14 +15,17 @@ from functools import partial
 
 from gateway import wire
 from gateway.batch import LANE_SHIFT, Entry
-from gateway.caution import Caution
 from gateway.commit import RETRY_S, Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight, Limits
 from gateway.leaving import Leaving
+from gateway.links import UpstreamConfig
+from gateway.lost_session import LostSession
 from gateway.outbox import LOAD_BYTES, Outbox
 from gateway.queue import Queue
+from gateway.reasons import NOBODY
 from gateway.routes import BACKLOG
+from gateway.trouble import Trouble
 from gateway.unproven import Unproven
 from gateway.upstream import Upstream
 
@@ -33,26 +36,30 @@ CHUNK = 1000  # rows of the backlog read at once, or LOAD_BYTES
 SEND_BYTES = 131_072
 PROOF_S = 0.05  # how often it is looked whether what went at QoS 0 has left
 STOP_S = 1.0  # how long a stop waits for that
+SHELF_MOST = 4096  # messages kept back, above which no more of the backlog is read
 
 
 class Drain:
     """The upstream's listener (see upstream.Listener) and the one that sends from Flight."""
 
     def __init__(self, flight: Flight, queue: Queue, committer: Committer, outbox: Outbox,
-                 leaving: Leaving, ack_timeout_s: float) -> None:
+                 leaving: Leaving, config: UpstreamConfig, own_topic: str = "") -> None:
         self.flight, self.queue, self.leaving = flight, queue, leaving
+        self.trouble = Trouble(flight, queue, committer, leaving, own_topic)
+        self.lost_session = LostSession(flight, queue, committer, outbox, leaving,
+                                        resend=config.after_lost_session == "resend")
         self.upstream: Upstream | None = None
         self.on_connected: Callable[[], None] = lambda: None
         self._committer, self._outbox = committer, outbox
-        self._ack_timeout_s = ack_timeout_s
+        self._ack_timeout_s = config.ack_timeout_s
         self._loading: asyncio.Task[None] | None = None
         self._behind = 0  # messages that wait for the disk
         self._commits = 0
         self._held: dict[str, int] = {}  # source → commit with which its last such message comes
         self._offered = False
         self._progress_s = 0.0
-        self._caution = Caution()
-        self._window = 0
+        self._limits: Limits | None = None  # of the connection that stands
+        self._looking: asyncio.TimerHandle | None = None
         self._lowered_said = False
         self._unproven = Unproven()
         self._proving: asyncio.TimerHandle | None = None
@@ -97,25 +104,25 @@ class Drain:
     # --- what the link tells
 
     def upstream_connected(self, session_present: bool, limits: Limits) -> None:
-        self._window = limits.window
-        if self._caution.connected():
-            limits.window = 1
-            log.warning("the broker closes on what we send, sending one at a time")
-        orphans = self.flight.start(session_present, limits)
-        if orphans:
-            self.leaving.remove(orphans)
-        self._progress_s = time.monotonic()
+        self._limits = limits
+        self.lost_session.begin(session_present, self._begin)
+
+    def _begin(self, session_present: bool) -> None:
+        """Send; session_present: the one in which all was sent that is in flight."""
+        limits, self._progress_s = self._limits, time.monotonic()
+        if limits is None:
+            return  # lost again meanwhile
+        first = self.trouble.connected(limits, self._progress_s)
+        self.flight.start(session_present, limits, first)
         self.leaving.expire_waiting()
         self.on_connected()
         self.upstream_writable()
 
-    def upstream_lost(self, by_broker: bool) -> None:
-        blamed = self._caution.lost(by_broker, self.flight.unanswered() if by_broker else [])
-        if blamed is not None:
-            log.error("the broker closes on a message, set aside topic=%s bytes=%d", blamed.topic,
-                      len(blamed.payload))
-            del self.flight.in_flight[blamed.mid]
-            self._set_aside(blamed, keep_mid=True)
+    def upstream_lost(self, by_broker: bool, code: int = 0) -> None:
+        self._limits = None
+        if self.flight.connected:
+            self.trouble.lost(by_broker=by_broker and code not in NOBODY, code=code,
+                              now_s=time.monotonic())
         self.flight.stop()
         if self._proving is not None:
             self._proving.cancel()
@@ -123,13 +130,13 @@ class Drain:
             self.flight.unsend(self._unproven.lost())
 
     def upstream_acks(self, acks: list[wire.Ack]) -> None:
-        progress = self.flight.acks(acks)
+        if not self.flight.connected:
+            return
+        progress, trouble = self.flight.acks(acks), self.trouble
         self._progress_s = time.monotonic()
         if self.flight.lowered and not self._lowered_said:
             self._lowered_said = True
             log.warning("the broker takes QoS 2 at QoS 1: nothing is lost, some may come twice")
-        if self._caution.acknowledged(len(acks)):
-            self.flight.limits.window = self._window
         if progress.reply:
             self._write([bytes(progress.reply)])
         if progress.done:
@@ -140,26 +147,40 @@ class Drain:
             if self.flight.queued():  # the window opens only with this commit
                 self._committer.hurry(self._progress_s)
             self._committer.release(progress.release, partial(self._released, progress.release))
+        taken = len(progress.done) + len(progress.release)
+        trouble.passed(taken)
         for entry, reason in progress.refused:
-            log.error("upstream refuses a message, set aside topic=%s reason=0x%02x", entry.topic,
-                      reason)
-            self._set_aside(entry, keep_mid=False)
+            trouble.refused(entry, reason, self._progress_s)
+        for entry in progress.strangers:
+            self._rename(entry)
+        if trouble.busy():
+            trouble.answered(taken, len(acks), self._progress_s)
+            self._look_soon()
 
     def _released(self, entries: list[Entry]) -> None:
         parts = self.flight.released(entries, time.monotonic())
         if parts:
             self._write(parts)
 
-    def _set_aside(self, entry: Entry, *, keep_mid: bool) -> None:
-        """keep_mid: the upstream may still hold the message, so its packet identifier stays taken;
-        an answer with a reason code ends it."""
-        mid = entry.mid
-        if not keep_mid:
-            entry.mid = 0
-            if mid:
-                self._committer.after(partial(self.flight.free_mids, [mid]))
-        self._committer.batch.moved.append(self.queue.set_aside(entry))
-        self._committer.wake()
+    def _rename(self, entry: Entry) -> None:
+        """The upstream holds a stranger under its packet identifier: send it under another, when
+        that is on disk."""
+        found = self.flight.mids.take_mids(1)
+        if not found:  # 65,535 in use: behind its PUBREL this one can be used as well
+            self.flight.strangers.forget(entry.mid)
+            self.flight.in_flight[entry.mid] = entry
+            self.flight.alone(entry)
+            return
+        log.warning("the upstream holds another message under a packet identifier mid=%d "
+                    "topic=%s", entry.mid, entry.topic)
+        old, entry.mid = entry.mid, found[0]
+        self._committer.batch.moved.append((entry.key, entry.key, entry.mid))
+        self._committer.after(partial(self._renamed, entry, old))
+
+    def _renamed(self, entry: Entry, old_mid: int) -> None:
+        self.flight.strangers.renamed(old_mid)
+        self.flight.put_back([entry])
+        self._send()
 
     def _write(self, parts: list[bytes]) -> None:
         if self.upstream is not None:
@@ -186,11 +207,9 @@ class Drain:
         while upstream is not None and upstream.writable():
             now_s = time.monotonic()
             parts, ended = self.flight.send(SEND_BYTES, now_s)
-            for entry in self.flight.oversized:
-                log.error("too big for the upstream, set aside topic=%s bytes=%d", entry.topic,
-                          len(entry.payload))
-                self._set_aside(entry, keep_mid=entry.sent)
-            self.flight.oversized.clear()
+            if self.flight.oversized:
+                self.trouble.too_big(self.flight.oversized, now_s)
+                self.flight.oversized.clear()
             if not parts:
                 break
             if ended:
@@ -212,8 +231,9 @@ class Drain:
 
     def halt(self) -> None:
         """Look no more, at the end."""
-        if self._proving is not None:
-            self._proving.cancel()
+        for timer in self._proving, self._looking:
+            if timer is not None:
+                timer.cancel()
 
     async def proven(self) -> None:
         """Wait for what was sent at QoS 0 to leave, for a moment."""
@@ -224,6 +244,24 @@ class Drain:
                 self._proving.cancel()
                 self._prove()
 
+    def _look_soon(self) -> None:
+        """Have what is due in less than a second done then."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.get_running_loop().call_later(
+            self.trouble.next_s(time.monotonic()), self.look)
+
+    def look(self) -> None:
+        """Do what is due where the upstream is in trouble."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self.flight.connected:
+            self.trouble.look(time.monotonic())
+            self._send()
+            if self.trouble.busy():
+                self._look_soon()
+
     # --- the backlog
 
     async def _load(self) -> None:
@@ -233,11 +271,12 @@ class Drain:
     def _wants_more(self) -> bool:
         return self.flight.connected and self.queue.unloaded > 0 \
             and len(self.flight.lanes[BACKLOG]) < CHUNK // 2 \
+            and len(self.flight.shelf) < SHELF_MOST \
             and self.queue.loaded_bytes < LOAD_BYTES
 
     async def _load_some(self) -> bool:
         """Read the next rows of the backlog; False where there are none."""
-        mids = self.flight.take_mids(CHUNK)
+        mids = self.flight.mids.take_mids(CHUNK)
         try:
             after, limit = self.leaving.loaded_key, len(mids)
             rows = await self._committer.read(lambda: self._outbox.load(after, limit, mids))
@@ -246,14 +285,14 @@ class Drain:
             await asyncio.sleep(RETRY_S)
             return True
         finally:
-            self.flight.free_mids(mids)  # those that load did not use
+            self.flight.mids.free_mids(mids)  # those that load did not use
         if rows:
             self.leaving.loaded_key = rows[-1].key
         gone = self.leaving.gone
         entries = [row for row in rows if row.key not in gone]
         if len(entries) < len(rows):  # dropped meanwhile; their row goes with the next commit
             unused = [row.mid for row in rows if row.key in gone and row.mid]
-            self._committer.after(partial(self.flight.free_mids, unused))
+            self._committer.after(partial(self.flight.mids.free_mids, unused))
         self.queue.loaded(entries, limit)
         old = self.leaving.expired(entries)
         self.flight.add(entries)
@@ -268,16 +307,24 @@ class Drain:
             now_s = time.monotonic()
             self.leaving.expire_waiting()
             self._load_more()  # what was set aside made room
-            if not self.flight.connected or self.upstream is None:
-                continue
-            late = self.flight.overdue(now_s, self._ack_timeout_s)
-            if late is None or not self._had_left(late, now_s - self._ack_timeout_s):
-                continue
-            if now_s - self._progress_s < self._ack_timeout_s / 2 and self.flight.give_up(late):
-                log.error("never acknowledged, set aside topic=%s", late.topic)
-                self._set_aside(late, keep_mid=True)
-                continue
-            self.upstream.drop(f"no acknowledgement for {self._ack_timeout_s:.0f} s")
+            self.look()
+            if self.upstream is not None and self.flight.connected:
+                self._check_answers(self.upstream, now_s, self._ack_timeout_s)
+
+    def _check_answers(self, upstream: Upstream, now_s: float, limit_s: float) -> None:
+        """Give the link up where no answers come, or one does not while later ones do. A broker
+        that takes two a second answers the twentieth after 10 s: that is no reason."""
+        late = self.flight.overdue(now_s, limit_s)
+        if late is None or not self._had_left(late, now_s - limit_s):
+            return
+        if self.flight.passed_s - late.sent_s > limit_s:
+            if self.trouble.never_acknowledged(late):
+                return
+        elif now_s - self._progress_s <= limit_s:
+            return
+        else:
+            self.trouble.lost(by_broker=True, now_s=now_s)
+        upstream.drop(f"no acknowledgement for {limit_s:.0f} s")
 
     def _had_left(self, entry: Entry, by_s: float) -> bool:
         """Whether an entry in flight was with the other end by then: a long message on a slow line

@@ -9,12 +9,18 @@ The rules (OASIS MQTT 3.1.1 and 5.0, sections 4.3 and 4.4):
   forget which message the upstream holds under it. At QoS 1 it may still be on its way there.
 - Nothing is forgotten on send: only PUBACK or PUBCOMP ends it, and its packet identifier is free
   again only when that end is on disk.
-- After PUBREC an entry belongs to the upstream: it is never published again. Its PUBREL goes out
-  once `released` is on disk.
+- After PUBREC an entry belongs to the upstream: in this session it is never published again. Its
+  PUBREL goes out once `released` is on disk.
 - Reconnected, session present: released entries get PUBREL again, sent ones PUBLISH with DUP, the
   same packet identifier, in the order they were first sent.
-- Reconnected, no session: sent ones are published as new; released ones are done, since only the
-  session that sent the PUBREC wants a PUBREL.
+- Reconnected, no session: sent ones are published as new. What becomes of those that had their
+  PUBREC is not decided here, see `orphans`.
+- A reason code ends one try, not the message: it stays in flight, unsent, until the caller sends
+  it again or takes it away. But PUBREC 0x91, "identifier in use": of a PUBLISH that was sent on an
+  earlier connection it says that the upstream has it, as a PUBREC does. Of any other it says that
+  the upstream holds a stranger under that identifier: that one is released, and the message goes
+  under another identifier. PUBCOMP 0x92 ends a message as PUBCOMP does: the upstream has released
+  it before.
 """
 
 from __future__ import annotations
@@ -24,8 +30,12 @@ from operator import attrgetter
 
 from msgspec import Struct, field
 
-from gateway.batch import LANE_SHIFT, Entry
+from gateway.batch import Entry
+from gateway.lanes import Lanes
+from gateway.mids import Mids
+from gateway.reasons import IDENTIFIER_IN_USE
 from gateway.routes import REFUSED
+from gateway.strangers import Strangers
 from gateway.wire import (
     PUBACK,
     PUBCOMP,
@@ -37,8 +47,7 @@ from gateway.wire import (
     encode_text,
 )
 
-MIDS = 65_535
-MAX_TRIES = 3  # an acknowledgement that never comes while later ones do
+PUBRELS = ""  # stands for all PUBRELs where what is held back is named by its topic
 
 
 class Limits(Struct):
@@ -55,55 +64,52 @@ class Progress(Struct):
     """What a batch of acknowledgements brought.
 
     done: delivered; delete them. release: set `released` on disk, then call `released`.
-    refused: the upstream will not have them; keep them out of the way. reply: send at once.
+    refused: answered with a reason code, still in flight. strangers: to be sent under another
+    identifier, see strangers.py. reply: send at once.
     """
 
     done: list[Entry] = field(default_factory=list)
     release: list[Entry] = field(default_factory=list)
     refused: list[tuple[Entry, int]] = field(default_factory=list)
+    strangers: list[Entry] = field(default_factory=list)
     reply: bytearray = field(default_factory=bytearray)
 
 
-class Flight:
-    """The session with the upstream, as seen from its sender."""
+def key_of(entry: Entry) -> str:
+    """By what an entry is held back: what is next of it is a PUBREL, or goes to a topic."""
+    return PUBRELS if entry.released else entry.topic
 
-    def __init__(self) -> None:
+
+class Flight(Lanes):
+    """The session with the upstream, as seen from its sender.
+
+    dup_flag: false leaves DUP out of what is sent again. qos_0: what came at QoS 1 or 2 may go to
+    an upstream that takes QoS 0 alone. held: topics, and PUBRELS, of which nothing is sent.
+    most: of packets that wait for an answer, None where only the window counts.
+    """
+
+    def __init__(self, *, dup_flag: bool = True, qos_0: bool = False) -> None:
+        super().__init__()
+        self.mids = Mids()
         self.limits = Limits()
         self.connected = False
         self.in_flight: dict[int, Entry] = {}  # by packet identifier, in order of first send
-        self.lanes: tuple[deque[Entry], ...] = (deque(), deque(), deque())
+        self.held: set[str] = set()
+        self.most: int | None = None
         self.acknowledged = 0  # messages done, ever
         self.lowered = 0  # QoS 2 messages that the upstream took at QoS 1
-        self.oversized: list[Entry] = []  # found by `send`, to be set aside
-        self._open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
-        self._free = deque(range(1, MIDS + 1))
-        self._taken: set[int] = set()
-        self._again: deque[Entry] = deque()  # to send before anything new, after a reconnect
+        self.oversized: list[Entry] = []  # found by `send`, still on the shelf or in flight
+        self.passed_s = 0.0  # when the newest was sent of those that are acknowledged
+        self.open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
+        self.qos_0, self._dup_flag = qos_0, dup_flag
+        self._again: deque[Entry] = deque()  # to send before anything new
+        self._unsent: list[Entry] = []  # of the lanes, first in theirs
+        self.strangers = Strangers(self.mids)
         self._topics: dict[str, bytes] = {}
-
-    # --- packet identifiers
-
-    def take_mids(self, count: int) -> list[int]:
-        """Up to `count` free packet identifiers, now taken; the longest unused first."""
-        mids = [self._free.popleft() for _ in range(min(count, len(self._free)))]
-        self._taken.update(mids)
-        return mids
-
-    def short_of_mids(self) -> bool:
-        """Whether most packet identifiers are taken."""
-        return len(self._free) < MIDS // 2
-
-    def free_mids(self, mids: list[int]) -> None:
-        """Give packet identifiers back: their end is on disk, or they were never used."""
-        for mid in mids:
-            if mid in self._taken:
-                self._taken.discard(mid)
-                self._free.append(mid)
 
     def restore(self, entries: list[Entry]) -> None:
         """Take over what was on disk at the start. Any of it may have been sent before."""
-        self._taken = {entry.mid for entry in entries if entry.mid}
-        self._free = deque(mid for mid in range(1, MIDS + 1) if mid not in self._taken)
+        self.mids.restore(entry.mid for entry in entries if entry.mid)
         for entry in entries:
             if entry.lane == REFUSED:
                 continue  # keeps its identifier: the upstream may still hold a message under it
@@ -115,48 +121,94 @@ class Flight:
 
     # --- the session
 
-    def start(self, session_present: bool, limits: Limits) -> list[Entry]:
-        """A CONNACK came; returns released entries that nobody wants a PUBREL for any more."""
-        self.limits, self.connected, self._open = limits, True, 0
-        orphans: list[Entry] = []
+    def orphans(self) -> list[Entry]:
+        """What had its PUBREC from a session that is gone."""
+        return [entry for entry in self.in_flight.values() if entry.taken or entry.released]
+
+    def start(self, session_present: bool, limits: Limits, first: Entry | None = None) -> None:
+        """A CONNACK came, and of a session that is gone there are no orphans left.
+
+        first: is sent before all others.
+        """
+        self.limits, self.connected, self.open = limits, True, 0
         self._again.clear()
-        for mid, entry in list(self.in_flight.items()):
+        self.strangers.start(session_present)
+        for entry in self.in_flight.values():
             entry.sent_s = 0.0
-            if (entry.released or entry.taken) and not session_present:
-                del self.in_flight[mid]
-                orphans.append(entry)
-                continue
             if not entry.taken:
+                entry.dup = session_present and (entry.dup or entry.sent)
                 entry.sent = session_present
-            self._again.append(entry)
-        return orphans
+            if entry is first:
+                self._again.appendleft(entry)
+            elif key_of(entry) not in self.held:
+                self._again.append(entry)
+        if self._unsent:
+            self._merge_unsent()
+        self.unshelve([entry for entry in self.shelf if entry.topic not in self.held])
 
     def unanswered(self) -> list[Entry]:
-        """Entries sent on this connection that the upstream has said nothing about."""
-        return [e for e in self.in_flight.values() if e.sent_s and not e.taken]
+        """Entries of which a packet was sent on this connection and not answered."""
+        return [e for e in self.in_flight.values() if e.sent_s and (e.released or not e.taken)]
 
     def stop(self) -> None:
         """The connection is gone."""
         self.connected = False
+        unsent = [entry for entry in self._again if not entry.mid and not entry.sent]
+        self.put_back(unsent)
+        self._unsent += unsent
         self._again.clear()
 
-    def add(self, entries: list[Entry]) -> None:
-        """Entries to be sent, in the order given within each lane."""
-        lanes = self.lanes
-        for entry in entries:
-            if not entry.sent:  # else superseded before it came here
-                lanes[entry.key >> LANE_SHIFT].append(entry)
+    # --- what is to be sent
 
     def unsend(self, entries: list[Entry]) -> None:
-        """Entries that ended by being sent (QoS 0) did not leave: before all others again."""
-        for entry in reversed(entries):
+        """Entries that ended by being sent (QoS 0) did not leave: in their place again."""
+        for entry in entries:
             entry.sent, entry.sent_s = False, 0.0
-            self.lanes[entry.key >> LANE_SHIFT].appendleft(entry)
+        self.put_back(entries)
+        self._unsent = entries + self._unsent
         self.acknowledged -= len(entries)
 
-    def queued(self) -> int:
-        """Entries in memory that were not sent yet."""
-        return sum(map(len, self.lanes))
+    def _merge_unsent(self) -> None:
+        """What was sent at QoS 0 in vain goes before what was sent behind it."""
+        unsent, again = self._unsent, self._again
+        self._unsent, self._again = [], deque()
+        for entry in again:
+            for lane in self.lanes[:entry.lane + 1]:
+                while lane and lane[0].key < entry.key and lane[0] in unsent:
+                    self._again.append(lane.popleft())
+            self._again.append(entry)
+
+    def hold(self, key: str) -> None:
+        """Send nothing of a topic, or no PUBRELs, for now."""
+        self.held.add(key)
+        if self._again:
+            self._again = deque(e for e in self._again if key_of(e) != key)
+
+    def again(self, key: str) -> None:
+        """Send what is in flight of a held topic now; what came behind it waits."""
+        self._again.extend(e for e in self.in_flight.values() if not e.sent_s
+                           and key_of(e) == key)
+
+    def alone(self, entry: Entry) -> None:
+        """Send this one of a held topic next."""
+        self._again.appendleft(entry)
+
+    def let(self, key: str) -> None:
+        """Send what was held of a topic."""
+        if key in self.held:
+            self.held.discard(key)
+            there = set(map(id, self._again))
+            self._again.extend(e for e in self.in_flight.values() if not e.sent_s
+                               and key_of(e) == key and id(e) not in there)
+            self.unshelve([entry for entry in self.shelf if entry.topic == key])
+
+    def remove(self, entry: Entry) -> None:
+        """Take an entry out of flight, or off the shelf."""
+        if self.in_flight.get(entry.mid) is entry:
+            del self.in_flight[entry.mid]
+            self.open -= entry.sent_s > 0
+        elif entry in self.shelf:
+            self.shelf.remove(entry)
 
     def send(self, max_bytes: int, now_s: float) -> tuple[list[bytes], list[Entry]]:
         """Packets to write now, about max_bytes of them, and what ends with the write (QoS 0)."""
@@ -164,35 +216,46 @@ class Flight:
         ended: list[Entry] = []
         if not self.connected:
             return parts, ended
-        room = self.limits.window - self._open
+        limits, in_flight = self.limits, self.in_flight
+        max_qos, max_packet_bytes = limits.max_qos, limits.max_packet_bytes
+        least_qos = 0 if max_qos or self.qos_0 else 1  # of what is not sent at all
+        if self.strangers.owed:
+            parts += self.strangers.owed
+            self.strangers.owed.clear()
+        room = before = limits.window - self.open
+        if self.most is not None:
+            room = before = min(room, self.most - len(self.unanswered()))
         while self._again and max_bytes > 0 and room > 0:
             entry = self._again.popleft()
-            if self.in_flight.get(entry.mid) is not entry:
+            if entry.sent if not entry.mid else in_flight.get(entry.mid) is not entry:
                 continue  # given up meanwhile
             if entry.taken and not entry.released:  # its PUBREL follows, see `released`
                 entry.sent_s = now_s
                 room -= 1
                 continue
-            part = self._packet(entry, dup=entry.sent)
-            if len(part) > self.limits.max_packet_bytes:
-                del self.in_flight[entry.mid]
+            if entry.qos >= least_qos > 0 and not entry.released:
+                continue  # stays in flight for another connection
+            part = self._packet(entry)
+            if len(part) > max_packet_bytes:
                 self.oversized.append(entry)
                 continue
             parts.append(part)
             max_bytes -= len(part)
-            if min(entry.qos, self.limits.max_qos) == 0 and not entry.released:
-                del self.in_flight[entry.mid]
+            if min(entry.qos, max_qos) == 0 and not entry.released:
+                in_flight.pop(entry.mid, None)
                 entry.sent = True
                 ended.append(entry)
                 continue
             entry.sent, entry.sent_s = True, now_s
             room -= 1
-        limits, topics, in_flight = self.limits, self._topics, self.in_flight
-        max_qos, max_packet_bytes = limits.max_qos, limits.max_packet_bytes
-        may_retain, v5 = limits.retain, limits.v5
+        topics, held, may_retain, v5 = self._topics, self.held, limits.retain, limits.v5
+        picky = bool(held or least_qos)
         for lane in self.lanes if not self._again else ():
             while lane and max_bytes > 0 and (room > 0 or lane[0].mid == 0):
                 entry = lane.popleft()
+                if picky and (entry.topic in held or entry.qos >= least_qos > 0):
+                    self.shelf.append(entry)
+                    continue
                 mid = entry.mid
                 part = encode_publish(
                     topics.get(entry.topic) or self._topic(entry.topic), entry.payload,
@@ -200,6 +263,7 @@ class Flight:
                     False, mid, v5=v5)
                 size = len(part)
                 if size > max_packet_bytes:
+                    self.shelf.append(entry)
                     self.oversized.append(entry)
                     continue
                 parts.append(part)
@@ -214,16 +278,16 @@ class Flight:
             if lane:
                 break  # what waits for the window is not overtaken at QoS 0 from a lane behind it
         self.acknowledged += len(ended)
-        self._open = self.limits.window - room
+        self.open += before - room
         return parts, ended
 
-    def _packet(self, entry: Entry, dup: bool) -> bytes:
+    def _packet(self, entry: Entry) -> bytes:
         if entry.released:
             return encode_ack(PUBREL, entry.mid)
         topic = self._topics.get(entry.topic) or self._topic(entry.topic)
         limits, qos = self.limits, min(entry.qos, self.limits.max_qos)
         return encode_publish(topic, entry.payload, qos, entry.retain and limits.retain,
-                              dup and qos > 0, entry.mid, v5=limits.v5)
+                              entry.dup and self._dup_flag and qos > 0, entry.mid, v5=limits.v5)
 
     def _topic(self, name: str) -> bytes:
         """A topic as a packet has it, kept for the next one."""
@@ -233,6 +297,8 @@ class Flight:
         if len(topic) <= 512:
             self._topics[name] = topic
         return topic
+
+    # --- what is answered
 
     def acks(self, packets: list[Ack]) -> Progress:
         """PUBACK, PUBREC and PUBCOMP that came."""
@@ -245,36 +311,53 @@ class Flight:
                 continue  # not sent on this connection
             if kind == PUBREL:
                 continue  # of a message to us
-            if kind == PUBREC:
+            if ack.reason >= 0x80 and (kind != PUBCOMP or entry is None):
+                self._failed(ack, entry, progress)
+            elif kind == PUBREC:
                 if entry is None:
                     # Of a session older than our outbox: let the upstream finish it.
-                    if ack.reason < 0x80 and mid not in self._taken:
+                    if mid not in self.mids.taken:
                         progress.reply += encode_ack(PUBREL, mid)
-                elif ack.reason >= 0x80 and not entry.taken:
-                    self._refuse(entry, ack.reason, progress)
                 elif entry.released:
                     progress.reply += encode_ack(PUBREL, mid)
                 elif min(entry.qos, max_qos) == 2 and not entry.taken:
                     entry.taken = True
                     progress.release.append(entry)
             elif entry is None:
-                continue  # of a message that has ended, or that is not ours
-            elif kind == PUBACK and ack.reason >= 0x80 and not entry.taken:
-                self._refuse(entry, ack.reason, progress)
+                if kind == PUBCOMP:  # of a message that has ended, or that is not ours
+                    self.strangers.completed(mid)
             elif entry.released if kind == PUBCOMP else not entry.taken and not entry.released:
                 # PUBACK for QoS 2 breaks 4.3.3, and is how RabbitMQ's MQTT plugin says that it
                 # took the message, at QoS 1.
                 self.lowered += kind == PUBACK and min(entry.qos, max_qos) == 2
                 del flying[mid]
-                self._open -= 1
+                self.open -= 1
                 progress.done.append(entry)
         self.acknowledged += len(progress.done)
+        for newest in (*progress.done[-1:], *progress.release[-1:]):
+            self.passed_s = max(self.passed_s, newest.sent_s)
         return progress
 
-    def _refuse(self, entry: Entry, reason: int, progress: Progress) -> None:
-        del self.in_flight[entry.mid]
-        self._open -= 1
-        progress.refused.append((entry, reason))
+    def _failed(self, ack: Ack, entry: Entry | None, progress: Progress) -> None:
+        """An answer with a reason code."""
+        if entry is None:
+            if ack.kind == PUBCOMP:
+                self.strangers.completed(ack.mid)
+        elif entry.taken or entry.released:
+            pass  # repeated; its PUBREC came before
+        elif ack.reason != IDENTIFIER_IN_USE:
+            self.open -= 1
+            entry.sent, entry.sent_s = entry.dup, 0.0
+            progress.refused.append((entry, ack.reason))
+        elif ack.kind == PUBREC and entry.dup and min(entry.qos, self.limits.max_qos) == 2:
+            entry.taken = True
+            progress.release.append(entry)
+        else:
+            del self.in_flight[ack.mid]
+            self.open -= 1
+            entry.sent, entry.sent_s, entry.dup = False, 0.0, False
+            progress.reply += self.strangers.found(ack.mid)
+            progress.strangers.append(entry)
 
     def released(self, entries: list[Entry], now_s: float) -> list[bytes]:
         """`released` of these is on disk: their PUBRELs, where the session still stands."""
@@ -292,16 +375,5 @@ class Flight:
 
         Where the upstream's PUBREC came and `released` is not on disk yet, it is our turn.
         """
-        waiting = [e for e in self.in_flight.values() if e.sent_s and (e.released or not e.taken)]
-        oldest = min(waiting, key=attrgetter("sent_s"), default=None)
+        oldest = min(self.unanswered(), key=attrgetter("sent_s"), default=None)
         return oldest if oldest is not None and now_s - oldest.sent_s > limit_s else None
-
-    def give_up(self, entry: Entry) -> bool:
-        """Blame an entry whose acknowledgement never came while later ones did; True when it
-        should be set aside."""
-        entry.tries += 1
-        if entry.tries < MAX_TRIES:
-            return False
-        if self.in_flight.pop(entry.mid, None) is not None and entry.sent_s:
-            self._open -= 1
-        return True

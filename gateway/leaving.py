@@ -53,7 +53,11 @@ class Leaving:
             self._queue.dropped[reason] += len(entries)
         else:
             self.delivered += len(entries)
-        soon = bool(reason) or self._queue.tight() or self._flight.short_of_mids()
+        self.forget(entries, soon=bool(reason))
+
+    def forget(self, entries: list[Entry], *, soon: bool = False) -> None:
+        """Delete entries that are counted elsewhere, with the next commit."""
+        soon = soon or self._queue.tight() or self._flight.mids.short()
         self._committer.finish(entries, partial(self._removed, entries), soon=soon)
 
     def _removed(self, entries: list[Entry]) -> None:
@@ -68,10 +72,10 @@ class Leaving:
             return
         if self._flight.in_flight.get(old.mid) is old:
             return  # sent on an earlier connection, to be sent again
-        try:
-            self._flight.lanes[old.lane].remove(old)
-        except ValueError:
-            pass  # waits for its commit; flight skips what is marked
+        for waiting in self._flight.lanes[old.lane], self._flight.shelf:
+            if old in waiting:
+                waiting.remove(old)
+        # else it waits for its commit; flight skips what is marked
         old.sent = True
         self.remove([old], "superseded")
 
@@ -120,7 +124,7 @@ class Leaving:
         """Drop a route's oldest that wait in memory: they came before those that are only on
         disk. Returns how many, and the bytes still needed."""
         dropped: list[Entry] = []
-        for lane in self._flight.lanes:
+        for lane in self._flight.queues():
             for entry in lane:
                 if need <= 0:
                     break
@@ -134,7 +138,7 @@ class Leaving:
     def discard(self, entries: list[Entry], reason: str) -> None:
         """Take entries that were never sent out of memory and off the disk."""
         keys = {entry.key for entry in entries}
-        for lane in self._flight.lanes:
+        for lane in self._flight.queues():
             if any(entry.key in keys for entry in lane):
                 kept = [entry for entry in lane if entry.key not in keys]
                 lane.clear()
@@ -158,6 +162,6 @@ class Leaving:
 
     def expire_waiting(self) -> None:
         """Drop what waits in memory and is not worth sending any more."""
-        old = [entry for lane in self._flight.lanes for entry in self.expired(lane)]
+        old = [entry for lane in self._flight.queues() for entry in self.expired(lane)]
         if old:
             self.discard(old, "expired")

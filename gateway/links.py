@@ -24,6 +24,9 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
 
     url: mqtt://, mqtts://, ws:// or wss://, with host, port and (WebSocket) path.
     proxy: socks5://host:port or http://host:port that the connection goes through.
+    after_lost_session: what becomes of messages that had their PUBREC. dup_flag: false for EMQX
+    from 6.2 on, which swallows what comes with DUP. qos_0: send to a broker that takes nothing
+    else.
     """
 
     url: str = "mqtt://127.0.0.1:1883"
@@ -41,6 +44,9 @@ class UpstreamConfig(Struct, forbid_unknown_fields=True):
     keepalive_s: int = 20
     inflight: int = 0  # 0: 20 at 3.1.1, what the broker says, at most 1000, at 5
     ack_timeout_s: float = 10.0
+    after_lost_session: Literal["resend", "drop"] = "resend"
+    dup_flag: bool = True
+    qos_0: bool = False
     topic_prefix: str = ""
 
     @property

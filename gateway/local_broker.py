@@ -84,7 +84,7 @@ class LocalBroker:
                           "right to read it, or change broker.filters filter=%s code=0x%02x",
                           self.config.username or self.config.client_id, topic_filter, code)
 
-    def upstream_lost(self, by_broker: bool) -> None:
+    def upstream_lost(self, by_broker: bool, code: int = 0) -> None:
         """What was not acknowledged is sent again by the broker, with DUP, in its session."""
         self._clients.lost(self)
 

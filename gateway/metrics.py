@@ -30,9 +30,13 @@ COUNTERS = {
     "payload_bytes": ("payload_bytes", "Payload put on the disk"),
     "disk_written_bytes": ("written_bytes", "Bytes written to the disk, whole pages"),
     "upstream_connects": ("upstream_connects", "Times that the upstream link came up"),
+    "releases_given_up": ("releases_given_up",
+                          "PUBRELs over which the upstream closes, of messages that it has"),
 }
 LABELLED = {
     "events": ("counts", "What came in, by kind: received, stored, duplicates, unreadable, …"),
+    "after_lost_session": ("after_lost_session",
+                           "Messages whose PUBREC came from a session that was then lost"),
     "dropped": ("dropped", "Messages dropped by a rule of their route, by reason"),
     "connections_closed": ("closed", "Connections closed for what the peer did, by reason"),
     "logins": ("logins", "Logins, by outcome"),
@@ -62,6 +66,9 @@ class _Status:
         if status["broker"] is not None:
             yield GaugeMetricFamily("tidegate_broker_connected", "1 while [broker]'s link is up",
                                     value=status["broker"] == "connected")
+        yield GaugeMetricFamily("tidegate_upstream_notices",
+                                "What `tidegate status` has to say of the upstream",
+                                value=len(status["upstream_notices"]))
         yield GaugeMetricFamily("tidegate_disk_ok", "0 while commits fail",
                                 value=status["disk"] == "ok")
         yield GaugeMetricFamily("tidegate_at_risk", "Reasons why /readyz fails",

@@ -50,9 +50,13 @@ class Granted(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The session has ended by a packet of the broker."""
+    """The session has ended by a packet of the broker.
+
+    code: of its DISCONNECT (MQTT 5.0 section 3.14.2.1), 0 for none.
+    """
 
     reason: str
+    code: int = 0
 
 
 Note = Accepted | Granted | Ended
@@ -99,7 +103,7 @@ class PahoSession(paho.Client):
         # what paho's callbacks noted
         self._connack: tuple[bool, ReasonCode, Properties | None] | None = None
         self._suback: list[ReasonCode] | None = None
-        self._said = ""
+        self._said, self._code = "", 0
         self.on_connect = self._on_connack
         self.on_subscribe = self._on_suback
         self.on_disconnect = self._on_disconnected
@@ -125,12 +129,12 @@ class PahoSession(paho.Client):
         self.out.clear()
         self.forgotten = False
         self._connack = self._suback = None
-        self._made, self._said = sock, ""
+        self._made, self._said, self._code = sock, "", 0
         self.handed_bytes = 0
         if self.v5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = 0 if self._forget else 0xFFFFFFFF
-            properties.ReceiveMaximum = 100
+            properties.ReceiveMaximum = 1000
             self.connect_async(config.host, config.port, keepalive=config.keepalive_s,
                                clean_start=self._forget, properties=properties)
         else:
@@ -177,7 +181,7 @@ class PahoSession(paho.Client):
         elif self._suback is not None:
             note, self._suback = Granted([code.value for code in self._suback]), None
         if self._closed and not isinstance(note, Ended):
-            return Ended(self._said or "refused")
+            return Ended(self._said or "refused", self._code)
         return note
 
     def _answered(self, present: bool, reason: ReasonCode,
@@ -262,6 +266,7 @@ class PahoSession(paho.Client):
                    codes: list[ReasonCode], _properties: Properties | None) -> None:
         self._suback = codes
 
-    def _on_disconnected(self, _client: paho.Client, _userdata: Any, _flags: Any,
+    def _on_disconnected(self, _client: paho.Client, _userdata: Any, flags: paho.DisconnectFlags,
                          reason: ReasonCode, _properties: Properties | None) -> None:
         self._said = f"disconnected: {reason}"
+        self._code = reason.value if flags.is_disconnect_packet_from_server else 0

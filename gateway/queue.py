@@ -22,7 +22,7 @@ LIVE_MOST_BYTES = 8 * 2**20
 
 
 class Mids(Protocol):
-    """Where packet identifiers come from; see flight.py."""
+    """Where packet identifiers come from; see mids.py."""
 
     def take_mids(self, count: int) -> list[int]: ...
     def free_mids(self, mids: list[int]) -> None: ...
@@ -163,6 +163,15 @@ class Queue:
         self._settle([entry])
         old, entry.key = entry.key, in_lane(REFUSED, entry.key)
         return old, entry.key, entry.mid
+
+    def new_key(self, lane: int) -> int:
+        """A key behind all others of a lane, for a message that is there already."""
+        self._next_id += 1
+        return lane << LANE_SHIFT | (self._next_id - 1)
+
+    def renamed(self, entry: Entry) -> None:
+        """An entry has got a new key; nothing replaces it any more."""
+        self._settle([entry])
 
     def _settle(self, entries: list[Entry]) -> None:
         """No newer value of its topic replaces any of these any more."""

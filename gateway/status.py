@@ -31,6 +31,9 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "disk": bridge.committer.failing or "ok",
         "at_risk": risks(bridge),
         "upstream_connects": bridge.upstream.connects,
+        "upstream_notices": list(bridge.drain.trouble.notices.values()),
+        "after_lost_session": dict(bridge.drain.lost_session.counts),
+        "releases_given_up": bridge.drain.trouble.counts["releases given up"],
         "broker": None if broker is None else broker.state,
         "broker_connects": 0 if broker is None else broker.connects,
         "counts": dict(bridge.counts), "dropped": dict(bridge.queue.dropped),
@@ -51,7 +54,7 @@ def _oldest_s(bridge: Bridge) -> int:
     """Age of the oldest message in memory; what is only on disk came after those, save for the
     time between a restart and the next connection."""
     ages = [entry.age_s for entry in bridge.flight.in_flight.values()]
-    ages += [lane[0].age_s for lane in bridge.flight.lanes if lane]
+    ages += [lane[0].age_s for lane in bridge.flight.queues() if lane]
     return max(0, bridge.outbox.clock_s() - min(ages)) if ages else 0
 
 

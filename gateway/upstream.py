@@ -29,7 +29,7 @@ PINGREQ = b"\xc0\x00"
 USER_TIMEOUT_S = 30.0  # the kernel's limit; it may count across progress, so it is above ours
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
 _BY_BROKER = (ConnectionResetError, BrokenPipeError)
-QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone; caution.py needs 6
+QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone
 
 
 def longest_wait_s(tried: int, away_s: float) -> float:
@@ -54,13 +54,13 @@ class Listener(Protocol):
     """What the link tells.
 
     by_broker: the other end closed, or something between that spoke in its name; see
-    gateway/caution.py for what that may mean.
+    gateway/caution.py for what that may mean. code: of its DISCONNECT, 0 for none.
     """
 
     def upstream_connected(self, session_present: bool, limits: Limits) -> None: ...
     def upstream_acks(self, acks: list[wire.Ack]) -> None: ...
     def upstream_writable(self) -> None: ...
-    def upstream_lost(self, by_broker: bool) -> None: ...
+    def upstream_lost(self, by_broker: bool, code: int = 0) -> None: ...
     def upstream_publishes(self, publishes: list[wire.Publish]) -> None: ...
 
 
@@ -255,6 +255,9 @@ class Upstream:
             if isinstance(packet, wire.Ack):
                 acks.append(packet)
             elif isinstance(packet, wire.Raw) and packet.kind != wire.PINGRESP:
+                if acks and self.connected:  # before a DISCONNECT
+                    self._listener.upstream_acks(acks)
+                acks = []
                 self._hear(self._session.take(packet.data))
                 if self._fd < 0:  # by CONNACK or DISCONNECT
                     return
@@ -278,7 +281,7 @@ class Upstream:
         elif isinstance(note, Ended):
             if self._session.forgotten:
                 self.write([DISCONNECT])
-            self._close(note.reason, by_broker=True)
+            self._close(note.reason, by_broker=True, code=note.code)
 
     def _flush(self) -> None:
         """Write what the socket takes. A failure is acted on later: never inside a caller that
@@ -320,14 +323,14 @@ class Upstream:
         if self.writable():
             self._listener.upstream_writable()
 
-    def _close(self, reason: str, *, by_broker: bool = False) -> None:
+    def _close(self, reason: str, *, by_broker: bool = False, code: int = 0) -> None:
         self._look(time.monotonic())  # for the last time
         self._detach()
         self._reason = reason
         was, self.connected = self.connected, False
         self._session.shut()
         if was:
-            self._listener.upstream_lost(by_broker)
+            self._listener.upstream_lost(by_broker, code)
         self._lost.set()
 
     def _detach(self) -> None:

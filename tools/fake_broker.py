@@ -98,6 +98,11 @@ class FakeBroker(Closeable):
             if not self.changed.wait_for(lambda: self.links >= count, timeout_s):
                 raise TimeoutError(f"{self.links} connections, not {count}")
 
+    def cut(self) -> None:
+        """Cut all connections."""
+        for sock in list(self._sockets):
+            sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Stop listening and cut all connections."""
         self._listener.close()

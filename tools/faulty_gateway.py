@@ -69,7 +69,7 @@ def _double_one() -> None:
             plain = entry.qos == 2 and not entry.retain and entry.mid > 0
             count += plain
             if plain and count % AFTER_MESSAGES == 0:
-                mids = self.flight.take_mids(1)
+                mids = self.flight.mids.take_mids(1)
                 sent.append(Entry(entry.key, mids[0], entry.qos, False, False, entry.age_s,
                                   entry.route, entry.source, entry.topic, entry.payload))
         inner(self, sent)

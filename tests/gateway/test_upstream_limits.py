@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway import trouble
 from tools.fake_broker import Behaviour, FakeBroker
 from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
@@ -68,14 +69,41 @@ def test_maximum_qos_1_gets_qos_1(make: Make, broker: FakeBroker) -> None:
     gateway.wait_for("depth", 0)
 
 
-def test_maximum_qos_0_gets_qos_0_and_nothing_waits_for_ever(make: Make,
-                                                             broker: FakeBroker) -> None:
+def test_maximum_qos_0_gets_qos_0_and_nothing_waits_for_ever_where_that_is_wanted(
+        make: Make, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     broker.behaviour = Behaviour(properties=MAXIMUM_QOS_0)
-    gateway = make(broker.port, outbox=QUICK, upstream=V5)
+    gateway = make(broker.port, outbox=QUICK, upstream=V5 + "\nqos_0 = true")
     send(gateway, b"x", b"y")
     assert (broker.wait_for(b"x").qos, broker.wait_for(b"y").qos) == (0, 0)
     gateway.wait_for("depth", 0)
     assert gateway.status()["in_flight"] == 0
+    assert caplog.text.count("the broker takes QoS 0 alone") == 1
+
+
+def test_maximum_qos_0_keeps_what_is_to_arrive_and_says_so_loudly(
+        make: Make, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
+    broker.behaviour = Behaviour(properties=MAXIMUM_QOS_0)
+    gateway = make(broker.port, outbox=QUICK, upstream=V5,
+                   routes='[[route]]\nfilter = "#"\nupgrade = 0')
+    send(gateway, b"x", b"y")
+    with RawClient(gateway.port) as client:
+        client.open("plain")
+        client.send(publish("t", b"plain", 0, 0))
+    assert broker.wait_for(b"plain").qos == 0
+    broker.behaviour = Behaviour()
+    gateway.wait_for("delivered", 1)
+    assert gateway.status()["depth"] == 3  # with the gateway's own status
+    assert "QoS 0 alone" in gateway.status()["upstream_notices"][0]
+    assert [r.levelname for r in caplog.records if "QoS 0 alone" in r.message] == ["ERROR"]
+    broker.cut()
+    assert (broker.wait_for(b"x").qos, broker.wait_for(b"y").qos) == (1, 1)
+    gateway.wait_for("depth", 0)
+    assert gateway.status()["upstream_notices"] == []
+
+
+def test_receive_maximum_of_1000_is_announced(make: Make, broker: FakeBroker) -> None:
+    make(broker.port, outbox=QUICK, upstream=V5).wait_connected()
+    assert all(b"\x21\x03\xe8" in connect for connect in broker.connects)
 
 
 def test_retain_not_available_gets_none(make: Make, broker: FakeBroker) -> None:
@@ -90,7 +118,9 @@ def test_retain_not_available_gets_none(make: Make, broker: FakeBroker) -> None:
 
 
 def test_message_over_the_maximum_packet_size_is_set_aside(
-        make: Make, broker: FakeBroker, caplog: pytest.LogCaptureFixture) -> None:
+        make: Make, broker: FakeBroker, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "SIZE_STANDS_S", 0.0)
     broker.behaviour = Behaviour(properties=PACKETS_TO_200)
     gateway = make(broker.port, outbox=QUICK, upstream=V5)
     send(gateway, b"before", bytes(300), b"after")
@@ -101,7 +131,30 @@ def test_message_over_the_maximum_packet_size_is_set_aside(
     assert "too big for the upstream" in caplog.text
 
 
-def test_value_set_aside_is_not_replaced_by_a_newer_one(make: Make, broker: FakeBroker) -> None:
+@pytest.mark.parametrize("limit", [20, 200])
+def test_nothing_is_set_aside_because_one_connack_said_a_tiny_packet_size(
+        make: Make, broker: FakeBroker, caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    if limit < trouble.TINY_BYTES:
+        monkeypatch.setattr(trouble, "SIZE_STANDS_S", 0.0)
+    broker.behaviour = Behaviour(properties=b"\x27\x00\x00\x00" + bytes([limit]))
+    gateway = make(broker.port, outbox=QUICK, upstream=V5)
+    send(gateway, b"small", bytes(300), b"too")
+    broker.wait_for(b"too")
+    gateway.wait_for("in_flight", 0)
+    assert gateway.status()["refused"] == 0
+    assert "packets of" in gateway.status()["upstream_notices"][0]
+    assert caplog.text.count("bigger messages wait") == 1
+    broker.behaviour = Behaviour()
+    broker.cut()
+    broker.wait_for(bytes(300))
+    gateway.wait_for("depth", 0)
+    assert gateway.status()["refused"] == 0
+
+
+def test_value_set_aside_is_not_replaced_by_a_newer_one(
+        make: Make, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trouble, "SIZE_STANDS_S", 0.0)
     broker.behaviour = Behaviour(properties=PACKETS_TO_200)
     gateway = make(broker.port, outbox=QUICK, upstream=V5,
                    routes='[[route]]\nfilter = "#"\nfull = "latest-only"')
@@ -123,7 +176,7 @@ def test_server_keep_alive_is_obeyed(make: Make, broker: FakeBroker) -> None:
     assert gateway.status()["upstream"] == "connected"
 
 
-@pytest.mark.parametrize("code", [0x87, 0x97])
+@pytest.mark.parametrize("code", [0x87, 0x90])
 def test_message_refused_with_a_reason_is_set_aside(make: Make, broker: FakeBroker,
                                                     code: int) -> None:
     broker.behaviour = Behaviour(refuses={b"bad": code})

@@ -32,7 +32,7 @@ class Ears:
     def upstream_connected(self, session_present: bool, limits: Limits) -> None:
         self.connected.put_nowait(session_present)
 
-    def upstream_lost(self, by_broker: bool) -> None:
+    def upstream_lost(self, by_broker: bool, code: int = 0) -> None:
         self.lost.put_nowait(by_broker)
 
     def upstream_acks(self, acks: list[wire.Ack]) -> None: ...

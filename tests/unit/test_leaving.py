@@ -31,8 +31,9 @@ def test_room_on_a_disk_that_refuses_is_asked_for_again_and_breaks_nothing(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _loop, context: broken.append(context))
         outbox = Outbox(tmp_path / "o.db")
-        queue, committer = Queue(outbox.start(), 1000, Flight()), Committer(outbox, Pacer(0, 1))
-        leaving = Leaving(Flight(), queue, committer, outbox, [])
+        flight, committer = Flight(), Committer(outbox, Pacer(0, 1))
+        queue = Queue(outbox.start(), 1000, flight.mids)
+        leaving = Leaving(flight, queue, committer, outbox, [])
         monkeypatch.setattr(committer, "after", promised.append)
         queue.used_bytes, queue.unloaded = 2000, 1  # all of it only on disk
         for count in (1, 2):

@@ -40,7 +40,7 @@ class Accounts(RuleBasedStateMachine):
         super().__init__()
         self.most, gateway.queue.LIVE_MOST = gateway.queue.LIVE_MOST, 4
         self.flight = Flight()
-        self.queue = Queue(start(), MAX_BYTES, self.flight)
+        self.queue = Queue(start(), MAX_BYTES, self.flight.mids)
         self.there: list[Entry] = []  # on disk, in order
         self.loaded: set[int] = set()
 
@@ -150,7 +150,7 @@ TestAccounts.settings = settings(max_examples=100, stateful_step_count=40)
 
 
 def test_reject_takes_no_more_at_the_cap() -> None:
-    queue = Queue(start(), MAX_BYTES, Flight())
+    queue = Queue(start(), MAX_BYTES, Flight().mids)
     taken = 0
     while queue.add(target(), "s", bytes(100), 1, False, 0) is not None:
         taken += 1
@@ -159,7 +159,7 @@ def test_reject_takes_no_more_at_the_cap() -> None:
 
 
 def test_latest_only_replaces_at_the_cap_what_was_not_sent() -> None:
-    queue, latest = Queue(start(), MAX_BYTES, Flight()), target("latest-only")
+    queue, latest = Queue(start(), MAX_BYTES, Flight().mids), target("latest-only")
     first = queue.add(latest, "s", b"1", 1, False, 0)
     assert first is not None
     while queue.add(target(), "s", bytes(100), 1, False, 0) is not None:
@@ -174,7 +174,7 @@ def test_latest_only_replaces_at_the_cap_what_was_not_sent() -> None:
 
 
 def test_latest_only_keeps_what_was_sent() -> None:
-    queue, latest = Queue(start(), MAX_BYTES, Flight()), target("latest-only")
+    queue, latest = Queue(start(), MAX_BYTES, Flight().mids), target("latest-only")
     first = queue.add(latest, "s", b"1", 1, False, 0)
     assert first is not None
     first[0].sent = True
@@ -186,7 +186,7 @@ def test_latest_only_keeps_what_was_sent() -> None:
 def test_latest_only_takes_no_more_at_the_cap_where_nothing_is_replaced(
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway.queue, "LIVE_MOST", 0)
-    queue, latest = Queue(start(), MAX_BYTES, Flight()), target("latest-only")
+    queue, latest = Queue(start(), MAX_BYTES, Flight().mids), target("latest-only")
     first = queue.add(latest, "s", b"1", 1, False, 0)
     assert first is not None
     read = msgspec.structs.replace(first[0])  # from the disk
@@ -206,7 +206,7 @@ def test_latest_only_takes_no_more_at_the_cap_where_nothing_is_replaced(
 def test_urgent_is_not_sent_to_the_backlog_by_live_traffic(
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway.queue, "LIVE_MOST", 2)
-    queue = Queue(start(), 10**6, Flight())
+    queue = Queue(start(), 10**6, Flight().mids)
     lanes = []
     for urgent in (False, False, False, True):
         added = queue.add(target(urgent=urgent), "s", b"", 1, False, 0)
@@ -217,8 +217,8 @@ def test_urgent_is_not_sent_to_the_backlog_by_live_traffic(
 
 def test_without_packet_identifiers_messages_wait_on_disk(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway.flight, "MIDS", 1)
-    queue = Queue(start(), 10**6, Flight())
+    monkeypatch.setattr(gateway.mids, "MIDS", 1)
+    queue = Queue(start(), 10**6, Flight().mids)
     lanes = [added[0].lane for _ in range(2)
              if (added := queue.add(target(), "s", b"", 1, False, 0))]
     assert lanes == [LIVE, BACKLOG]
@@ -228,7 +228,7 @@ def test_accounts_after_a_restart_end_at_nothing() -> None:
     entry = Entry(LIVE << LANE_SHIFT | 7, 3, 1, False, False, 0, "#", "s", "t", bytes(50))
     flight = Flight()
     flight.restore([entry])
-    queue = Queue(start([entry], entry.size()), MAX_BYTES, flight)
+    queue = Queue(start([entry], entry.size()), MAX_BYTES, flight.mids)
     queue.finished([entry])
     assert (queue.used_bytes, queue.depth) == (0, 0)
     assert (queue._live, queue._live_bytes) == ([0, 0], [0, 0])
@@ -240,7 +240,7 @@ def test_accounts_after_a_restart_end_at_nothing() -> None:
 def test_retain_is_what_the_route_says(policy: str, given: bool, expected: bool) -> None:
     found = Router([Route(retain=policy)]).find("t")  # type: ignore[arg-type]
     assert found is not None
-    added = Queue(start(), MAX_BYTES, Flight()).add(found, "s", b"", 0, given, 0)
+    added = Queue(start(), MAX_BYTES, Flight().mids).add(found, "s", b"", 0, given, 0)
     assert added is not None
     assert added[0].retain is expected
 
@@ -250,6 +250,6 @@ def test_retain_is_what_the_route_says(policy: str, given: bool, expected: bool)
 def test_qos_is_at_least_what_the_route_says(came: int, upgrade: int, expected: int) -> None:
     found = Router([Route(upgrade=upgrade)]).find("t")  # type: ignore[arg-type]
     assert found is not None
-    added = Queue(start(), MAX_BYTES, Flight()).add(found, "s", b"", came, False, 0)
+    added = Queue(start(), MAX_BYTES, Flight().mids).add(found, "s", b"", came, False, 0)
     assert added is not None
     assert added[0].qos == expected

@@ -42,7 +42,8 @@ def _accounts(world: World, rows: list[Row], aside: list[Row]) -> None:
          "bytes, on disk none")
     hold(not flying.in_flight and not flying.queued(), f"still in flight {flying.in_flight}")
     kept = len(stored._room) + sum(row[1] > 0 for row in aside)
-    hold(len(flying._taken) == kept, f"packet identifiers leaked: {len(flying._taken) - kept}")
+    taken = len(flying.mids.taken)
+    hold(taken == kept, f"packet identifiers leaked: {taken - kept}")
     hold(not world.bridge.drain._behind, f"waiting for the disk {world.bridge.drain._behind}")
 
 
@@ -61,6 +62,7 @@ def _order(world: World) -> None:
     last: Counter[tuple[str, bool]] = Counter()
     seen: set[tuple[str, int]] = set()
     refused = {_number(payload) for payload in world.broker.refused}
+    refused |= {_number(payload) for payload in world.waited if payload[:1] in b"abc"}
     for p in _delivered(world):
         name, number = _number(p.payload)
         first = (name, number) not in seen

@@ -15,7 +15,19 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import bridge, commit, drain, flight, journal, outbox, queue
+from gateway import (
+    bridge,
+    caution,
+    commit,
+    drain,
+    journal,
+    later,
+    lost_session,
+    mids,
+    outbox,
+    queue,
+    trouble,
+)
 from gateway.batch import LANE_SHIFT, Row
 from gateway.commit import Pacer
 from gateway.config import Config, ListenerConfig, OutboxConfig
@@ -46,6 +58,7 @@ class World:
         self.trace: list[str] = []
         self.reached: Counter[str] = Counter()
         self.flooded = self.brisk = False
+        self.waited: set[bytes] = set()  # payloads that were kept back, others overtake them
         self.disk = Disk(self.rng, self.reached)
         self.broker = Broker(self.rng, options, self.reached)
         self.devices = [Device(index, options) for index in range(3)]
@@ -58,7 +71,8 @@ class World:
     def _prepare(self) -> None:
         """Make everything small, so that a short run meets every limit, and nothing timed."""
         patch = self._patch
-        patch.setattr(flight, "MIDS", MIDS)
+        patch.setattr(mids, "MIDS", MIDS)
+        patch.setattr(mids, "random", self.rng)
         patch.setattr(journal, "RESERVE_BYTES", RESERVE_BYTES)
         patch.setattr(queue, "LIVE_MOST", 8)
         patch.setattr(drain, "CHUNK", 6)
@@ -68,6 +82,13 @@ class World:
         patch.setattr(drain, "RETRY_S", 0)
         patch.setattr(commit, "RETRY_S", 0)
         patch.setattr(commit, "GATHER_S", 0)
+        patch.setattr(lost_session, "RETRY_S", 0)
+        for name in ("FIRST_S", "LONGEST_S", "PAUSE_S", "PAUSE_MOST_S", "AWAY_S"):
+            patch.setattr(later, name, 0)
+        patch.setattr(caution, "HOLD_S", 0)
+        patch.setattr(caution, "ALONE_S", 0)
+        patch.setattr(trouble, "SIZE_STANDS_S", 0)
+        patch.setattr(trouble, "CALM_S", 0)
         patch.setattr(Pacer, "flooded", lambda _: self.flooded)
         patch.setattr(bridge, "Outbox", partial(DiskOutbox, self.disk))
         patch.setattr(bridge, "Committer", partial(HeldCommitter, self.disk))
@@ -138,10 +159,14 @@ class World:
         flying = self.bridge.flight
         on_disk = [row[1] for row in self.outbox.rows() if row[1]]
         hold(len(on_disk) == len(set(on_disk)), f"packet identifier twice on disk: {on_disk}")
-        free = set(on_disk) - flying._taken
+        taken, free_mids = flying.mids.taken, flying.mids.free
+        free = set(on_disk) - taken
         hold(not free, f"packet identifier free while its row is on disk: {free}")
-        hold(not flying._taken.intersection(flying._free), "packet identifier free and taken")
-        hold(len(flying._free) + len(flying._taken) == MIDS, "packet identifier lost")
+        if flying.held:
+            self.waited.update(e.payload for e in (*flying.in_flight.values(), *flying.shelf)
+                               if e.topic in flying.held)
+        hold(not taken.intersection(free_mids), "packet identifier free and taken")
+        hold(len(free_mids) + len(taken) == MIDS, "packet identifier lost")
 
     # --- devices
 
