@@ -64,15 +64,11 @@ def image(port: str | None, board_id: str | None, image: Path | None, keep: bool
 def deploy(port: str | None, board_id: str | None) -> None:
     """Put the firmware onto the board: what changed, checked, and started."""
     from tools import deploy as deploying
-    from tools.board_link import BoardLink
 
     with told():
         port, found = choose(port, board_id)
-        with BoardLink(powered(port)) as link:
-            raw = link.read("/config.json")
-        kinds = _kinds(raw)
         done = deploying.deploy(
-            port, board=found, kinds=kinds, say=lambda line: click.echo(line, err=True)
+            powered(port), board=found, say=lambda line: click.echo(line, err=True)
         )
         click.echo(
             f"{port}: {len(done.copied)} files copied ({done.bytes} bytes), {done.kept} kept, "
@@ -84,15 +80,6 @@ def deploy(port: str | None, board_id: str | None) -> None:
 def _say(port: str, lines: str) -> None:
     for line in lines.splitlines():
         click.echo(f"{port}: {line}")
-
-
-def _kinds(raw: bytes | None) -> list[str]:
-    """Give the kinds of sensors in a board's settings."""
-    try:
-        sensors = json.loads(raw or b"{}").get("sensors", [])
-        return [str(sensor["kind"]) for sensor in sensors]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 @board.command()

@@ -14,6 +14,7 @@ what it has until its boot.py is replaced, and by then a slot is whole. Its old 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,15 @@ def check_board(link: BoardLink, board: Board | None) -> str:
         )
     number = (info.mpy >> 10) & 0x3F
     return NATIVE[number] if number < len(NATIVE) else ""
+
+
+def kinds_of(link: BoardLink) -> list[str]:
+    """Give the kinds of sensors in the board's settings; none where they cannot be read."""
+    try:
+        sensors = json.loads(link.read("/config.json") or b"{}").get("sensors", [])
+        return [str(sensor["kind"]) for sensor in sensors]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def contents(link: BoardLink, kinds: list[str], march: str) -> Release:
@@ -187,12 +197,13 @@ def deploy(
 ) -> Deployed:
     """Put the firmware onto the board at `port` and wait until it reports itself alive.
 
-    kinds: of the sensors it will read, so that their drivers are looked for. Raises LinkError.
-    Interrupted, it lets the release that is there run on.
+    kinds: of the sensors it will read, by default those of its settings; their drivers are looked
+    for. Raises LinkError. Interrupted, it lets the release that is there run on.
     """
     with BoardLink(port) as link:
         try:
-            release = contents(link, kinds or [], check_board(link, board))
+            march = check_board(link, board)
+            release = contents(link, kinds_of(link) if kinds is None else kinds, march)
             done = put(link, release, say)
         except (KeyboardInterrupt, LinkError):
             link.let_run()

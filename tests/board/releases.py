@@ -81,7 +81,11 @@ def before_slots(number: int, *, swap_from: int | None = None) -> dict[str, byte
     files = {**version(number), "boot.py": OLD_BOOT, "main.py": main}
     if swap_from is None:
         return files
-    old = {**version(swap_from), "boot.py": OLD_BOOT, "main.py": main}
+    return in_its_swap({**version(swap_from), "boot.py": OLD_BOOT, "main.py": main}, files)
+
+
+def in_its_swap(old: dict[str, bytes], files: dict[str, bytes]) -> dict[str, bytes]:
+    """Give a board of before slots whose last deploy was cut off after its first renaming."""
     changed = sorted(path for path in files if old.get(path) != files[path])
     gone = sorted(path for path in old if path not in files)
     swap = OLD_SWAP.format(new=["/" + path for path in changed], old=["/" + path for path in gone])

@@ -178,10 +178,13 @@ def test_wrong_board_is_told(
 
 
 def test_image_without_a_driver_is_told(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = make("pass", pty=True)
+    board = make("print('mine')", pty=True, config=CONFIG)
     monkeypatch.setitem(deploy.IN_IMAGE, "dht22", ("no_such_driver",))
-    with pytest.raises(deploy.DeployError, match="no no_such_driver, which dht22 needs"):
-        deploy.deploy(board.port, kinds=["dht22"])
+    for kinds in (["dht22"], None):  # None: those in the settings on the board
+        mark = board.console.mark()
+        with pytest.raises(deploy.DeployError, match="no no_such_driver, which dht22 needs"):
+            deploy.deploy(board.port, kinds=kinds)
+        board.wait("^mine$", after=mark)  # what is there runs on
 
 
 def test_umqtt_is_brought_along_where_the_image_has_none(
@@ -189,7 +192,8 @@ def test_umqtt_is_brought_along_where_the_image_has_none(
 ) -> None:
     board = make("pass", pty=True, config=CONFIG)
     use(monkeypatch, 1)
-    monkeypatch.setattr(BoardLink, "where", lambda _self, _module: None)
+    monkeypatch.setattr(
+        BoardLink, "where", lambda _self, module: None if module == "umqtt.simple" else "")
     assert "/lib/umqtt/simple.mpy" in deploy.deploy(board.port).copied
 
 

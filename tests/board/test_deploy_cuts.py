@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 from releases import (
+    OLD_BOOT,
     PARTS,
     Calls,
     Make,
     before_slots,
     deploy_until_off,
+    in_its_swap,
     restarted,
     runs,
     use,
 )
 
-from tools import deploy
+from tools import deploy, firmware
 from tools.board_errors import UnpluggedError
 from tools.board_link import BoardLink
 from tools.virtual import VirtualBoard
@@ -201,6 +203,26 @@ def test_first_deploy_of_the_firmware_goes_on_where_the_power_was_cut(
     done = deploy.deploy(board.port)
     assert 5 < done.kept < len(done.copied) + done.kept - 5, "some were written before the cut"
     assert done.alive.startswith("config.json: missing")
+
+
+@pytest.mark.slow
+def test_board_that_takes_long_over_its_old_swap_is_waited_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old boot.py ends 40 renamings at each start that is not broken off: 100,000 reads."""
+    old = {**firmware.collect(), "boot.py": OLD_BOOT}
+    new = {path: data + b"\n" if path.endswith(".mpy") else data for path, data in old.items()}
+    board = make(files=in_its_swap(old, new), pty=True, heap_kb=128)
+    board.power_cut()  # it came too far
+    board.install(in_its_swap(old, new))
+    work = board.flash.work()
+    board.power_on()
+    done = deploy.deploy(board.port)
+    assert (board.flash.work() - work).reads > 60_000
+    assert done.alive.startswith("config.json: missing")
+    board.power_cut()
+    roots = {path.split("/")[0] for path in board.list_files()}
+    assert roots == {"a", "boot.py", "main.py"}
 
 
 # The first deploy, and the move of a board of before slots: each from a copy of one flash.
