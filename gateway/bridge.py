@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gateway import wallclock, wire
+from gateway import identity, wallclock, wire
 from gateway.batch import Batch, Entry
 from gateway.clients import Clients
 from gateway.commit import RETRY_S, Committer, Pacer
@@ -50,7 +50,10 @@ class Bridge:
         self.config = config
         self.counts: Counter[str] = Counter()
         self.port = 0
-        self.outbox = Outbox(Path(config.outbox.path))
+        path = Path(config.outbox.path)
+        identity.begin(path, config.id)
+        self.outbox = Outbox(path)
+        self.moved = identity.keep(path, config.id)  # from another machine
         start = self.outbox.start()
         self.flight = Flight(dup_flag=config.upstream.dup_flag, qos_0=config.upstream.qos_0)
         self.flight.restore(start.entries)

@@ -124,6 +124,8 @@ def status(path: Path, as_json: bool) -> None:
                f"({answer['bytes'] / answer['max_bytes']:.0%})")
     if answer["refused"]:
         click.echo("           refused ones stay there: see `tidegate outbox retry --help`")
+    if answer["moved"]:
+        click.echo("           last used on another machine, which must not use it any more")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
     wear = ""  # not before the journal's file, made once, is a small part of it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import msgspec
 from msgspec import Struct, field
 
+from gateway import identity
 from gateway.acl import Allow
 from gateway.errors import ConfigError
 from gateway.exposure import CREDENTIAL, HttpConfig, PanelConfig, exposed, secret_path
@@ -78,9 +78,9 @@ class OutboxConfig(Struct, forbid_unknown_fields=True):
 
 
 class Config(Struct, forbid_unknown_fields=True):
-    """The whole file."""
+    """The whole file. id: see identity.py."""
 
-    id: str = field(default_factory=lambda: re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()))
+    id: str = field(default_factory=str)  # empty: the outbox's
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     listener: ListenerConfig = field(default_factory=ListenerConfig)
     outbox: OutboxConfig = field(default_factory=OutboxConfig)
@@ -118,8 +118,10 @@ def load(path: Path, *, running: bool = True, look: bool = True) -> Config:
             right = f"use one of {', '.join(map(repr, _choices(key)))}"
         raise ConfigError(str(path), key, f"{value!r}: {right}") from error
     _find_files(config, path, running, look)
-    _check(config, str(path))
     config.outbox.path = str(path.parent / config.outbox.path)
+    if "id" not in raw:
+        config.id = identity.of(Path(config.outbox.path))
+    _check(config, str(path))
     for link, suffix in ((config.upstream, ""), (config.broker, "-in")):
         if link is not None and not link.client_id:
             link.client_id = f"tidegate-{config.id}{suffix}"
@@ -168,7 +170,7 @@ def _value_at(raw: Any, key: str) -> Any:
 
 def _check(config: Config, file: str) -> None:
     """What types cannot say."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", config.id):
+    if not identity.ID.fullmatch(config.id):
         raise ConfigError(file, "id", f"{config.id!r}: use 1 to 64 of A-Z a-z 0-9 _ -")
     listener, outbox, upstream = config.listener, config.outbox, config.upstream
     try:

@@ -23,9 +23,18 @@ def risks(bridge: Bridge) -> list[str]:
         reasons.append(f"disk: {bridge.committer.failing}")
     if bridge.queue.used_bytes > bridge.queue.max_bytes * FULL:
         reasons.append("outbox: full")
+    reasons += same_id(bridge)
     if bridge.utc_ms() is None:
         reasons.append("clock: not set yet")
     return reasons
+
+
+def same_id(bridge: Bridge) -> list[str]:
+    """Which link seems to be another's too; see duel.py."""
+    links = {"upstream": bridge.upstream}
+    if bridge.local_broker is not None:
+        links["broker"] = bridge.local_broker.link
+    return [f"{name}: {link.duel.told}" for name, link in links.items() if link.duel.told]
 
 
 class Health:

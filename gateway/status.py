@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gateway.health import risks
+from gateway.health import risks, same_id
 from gateway.outbox_view import Summary, page
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
     return {
         "id": bridge.config.id, "port": bridge.port, "tls_port": bridge.listener.tls_port,
         "upstream": bridge.upstream.state,
+        "same_id": same_id(bridge), "moved": bridge.moved,
         "connected_devices": len(bridge.clients),
         "depth": bridge.queue.depth - bridge.committer.done,
         "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,

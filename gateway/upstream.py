@@ -15,6 +15,7 @@ from typing import Protocol
 from gateway import wire
 from gateway.config import UpstreamConfig
 from gateway.dial import dial
+from gateway.duel import Duel
 from gateway.errors import ProtocolError
 from gateway.flight import Limits
 from gateway.liveness import Liveness
@@ -81,6 +82,7 @@ class Upstream:
         self.connects = 0
         self._buffer = b""
         self._fd = -1
+        self.duel = Duel(config.client_id)
         self._outage = Outage()
         self._in_vain = 0  # tries since the broker acknowledged anything, or the link was up
         self._alive = Liveness(0.0, 0.0)  # of a connection
@@ -187,6 +189,8 @@ class Upstream:
             now_s = time.monotonic()
             if self._fd >= 0:
                 self._check(now_s)
+            if self.connected:
+                self.duel.stands(now_s)
             if told := self._outage.stands(now_s):
                 log.info("%s %s", self._name, told)
 
@@ -330,6 +334,8 @@ class Upstream:
         was, self.connected = self.connected, False
         self._session.shut()
         if was:
+            if told := self.duel.fell(code, time.monotonic(), by_broker=by_broker):
+                log.error("%s %s", self._name, told)
             self._listener.upstream_lost(by_broker, code)
         self._lost.set()
 
@@ -353,6 +359,7 @@ class Upstream:
             self._alive.keepalive(keepalive_s)
         if self._outage.fell < QUICK_FALLS:
             self._in_vain = 0
+        self.duel.opened(time.monotonic())
         level, summary = self._outage.opened(time.monotonic())
         log.log(level, "%s connected host=%s port=%d session_present=%s window=%d max_qos=%d%s",
                 self._name, self.config.host, self.config.port, session_present, limits.window,
