@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,14 @@ from gateway.errors import UnreachableError
 
 DIAL_S = 60.0  # look-up, TCP (8 s an address), proxy, TLS and WebSocket together
 MOST_THREADS = 16  # of all links; each one left alone ends when its peer does
+
+
+def _close_what_it_holds(error: BaseException | None) -> None:
+    """A socket lives in the frames of a handshake that failed, and they in its error: without
+    this it stays open, and the peer waiting, until the garbage is collected."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 async def dial(make: Callable[[], Any], name: str) -> Any:
@@ -40,10 +49,10 @@ async def dial(make: Callable[[], Any], name: str) -> Any:
         sock, failed = None, None
         try:
             sock = make()
-        except (OSError, ValueError) as error:
-            failed = error
-        except Exception as error:  # of a foreign parser
-            failed = UnreachableError(f"handshake failed: {error!r}")
+        except Exception as error:
+            _close_what_it_holds(error)
+            failed = error if isinstance(error, OSError | ValueError) else UnreachableError(
+                f"handshake failed: {error!r}")  # of a foreign parser
         try:
             loop.call_soon_threadsafe(tell, sock, failed)
         except RuntimeError:  # the loop has ended meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 
@@ -19,6 +20,32 @@ def test_what_goes_wrong_in_the_thread_is_an_error_of_the_connection() -> None:
 
     with pytest.raises(UnreachableError, match="handshake failed: IndexError"):
         asyncio.run(dial(fail, "x"))
+
+
+def test_socket_of_a_handshake_that_failed_is_closed_at_once() -> None:
+    ours, theirs = socket.socketpair()
+    left = [ours]
+
+    def shake() -> None:
+        sock = left.pop()
+        try:
+            sock.settimeout(0.01)
+            sock.recv(1)
+        except TimeoutError as error:
+            raise ConnectionError("no answer") from error
+
+    async def fail() -> None:
+        with pytest.raises(ConnectionError):
+            await dial(shake, "x")
+
+    del ours
+    gc.disable()
+    try:
+        asyncio.run(fail())
+        theirs.settimeout(10)
+        assert theirs.recv(1) == b""
+    finally:
+        gc.enable()
 
 
 def test_hanging_try_is_given_up_and_its_late_socket_closed(
