@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway import wire
+from gateway.backoff import longest_wait_s
 from gateway.config import UpstreamConfig
 from gateway.dial import dial
 from gateway.duel import Duel
@@ -28,18 +29,8 @@ WRITE_LIMIT_BYTES = 262_144
 DISCONNECT = b"\xe0\x00"
 PINGREQ = b"\xc0\x00"
 USER_TIMEOUT_S = 30.0  # the kernel's limit; it may count across progress, so it is above ours
-BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.5, 30.0
 _BY_BROKER = (ConnectionResetError, BrokenPipeError)
 QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone
-
-
-def longest_wait_s(tried: int, away_s: float) -> float:
-    """Return the longest wait after so many tries in vain [s], the upstream away for `away_s`.
-
-    Never much longer than it was away: small draws in a row must not make 3 s cost 30.
-    """
-    most_s: float = BACKOFF_FIRST_S * 2 ** min(tried, 8)
-    return min(BACKOFF_MOST_S, most_s, 2 * BACKOFF_FIRST_S + away_s)
 
 
 def _reason(error: Exception) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from gateway.upstream import BACKOFF_MOST_S, longest_wait_s
+from gateway.backoff import BACKOFF_MOST_S, longest_wait_s
 
 
 def back_after(outage_s: float, rng: random.Random) -> float:

@@ -7,8 +7,8 @@ import logging
 import random
 from collections.abc import Iterator
 
+from gateway.backoff import longest_wait_s
 from gateway.outage import REMIND_FIRST_S, REMIND_MOST_S, STOOD_S, Outage
-from gateway.upstream import longest_wait_s
 
 DAY_S = 86_400.0
 BEGAN_S = 5000.0  # a monotonic clock does not begin at 0
