@@ -23,6 +23,7 @@ class Gateway(Startable):
     upstream_port: of the broker on loopback. settings: TOML that follows the two tables
     `[listener]` and `[upstream]`, `[[route]]` for instance. fault: one of those that
     tools.faulty_gateway can plant. env: added to the environment. scheme: of the upstream's URL.
+    module: what is run, `gateway` or one that stands for it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Gateway(Startable):
         fault: str = "",
         env: Mapping[str, str] | None = None,
         scheme: str = "mqtt",
+        module: str = "gateway",
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -46,7 +48,7 @@ class Gateway(Startable):
             f'[upstream]\nurl = "{scheme}://{HOST}:{upstream_port}"\n'
             f"{settings}"
         )
-        program = [*FAULTY, fault] if fault else COMMAND
+        program = [*FAULTY, fault] if fault else [sys.executable, "-m", module]
         argv = [*program, "run", "-c", str(self.config)]
         self.child = Child(argv, log=folder / "gateway.log", env=env, cwd=PROJECT)
 
