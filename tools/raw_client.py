@@ -53,14 +53,17 @@ class RawClient(Closeable):
     """One connection. Reads return (first byte, body); None when the peer has closed.
 
     receive_bytes: of the kernel's buffer, 0 for its own choice; a small one makes a slow reader.
+    sock: one that is connected already.
     """
 
-    def __init__(self, port: int, *, receive_bytes: int = 0) -> None:
-        self.sock = socket.socket()
+    def __init__(self, port: int, *, receive_bytes: int = 0,
+                 sock: socket.socket | None = None) -> None:
+        self.sock = sock or socket.socket()
         if receive_bytes:  # before it connects: it limits the window that is offered
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        self.sock.settimeout(10.0)
-        self.sock.connect((HOST, port))
+        if sock is None:
+            self.sock.settimeout(10.0)
+            self.sock.connect((HOST, port))
         self._rest = b""
 
     def send(self, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,3 +376,17 @@ def test_local_broker_is_told_and_is_no_device(make: Make, upstream: Mosquitto, 
 def test_gateway_without_a_local_broker_says_nothing_of_one(gateway: GatewayThread) -> None:
     assert gateway.status()["broker"] is None
     assert metrics(gateway.status()) == []
+
+
+def test_broker_that_does_all_the_talking_hears_of_us(
+        make: Make, upstream: Mosquitto, house: Mosquitto) -> None:
+    gateway = make(upstream.port, name="chatty", routes=(
+        f'[broker]\nurl = "mqtt://{HOST}:{house.port}"\nkeepalive_s = 5\n'))
+    gateway.wait_for("broker", "connected")
+    with RawClient(house.port) as talker:
+        talker.open("talker")
+        until_s = time.monotonic() + 18  # the broker hangs up after 7.5 s, looks each 5
+        while time.monotonic() < until_s:
+            talker.send(publish("t", b"x"))  # at QoS 0, which has no answer
+            time.sleep(0.5)
+    assert gateway.status()["broker_connects"] == 1
