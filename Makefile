@@ -51,6 +51,9 @@ crash: setup ## kill -9 the gateway N times under load, count the lost (N=1000 S
 	$(VENV)/python -m tools.crash --kills $(or $(N),1000) $(if $(SEED),--seed $(SEED)) \
 	  $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) $(ARGS)
 
+drain: setup ## fill small disks with the outbox, kill -9, and let it drain (N=20 seeds, SEED=1 the first; root)
+	$(VENV)/python -m tools.crash_drain --seeds $(or $(N),20) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 hil: setup ## every scenario in full on the boards of a bench (HIL=hil.toml; docs/hil.md)
 	@$(VENV)/tidegate hil check $(HIL)
 	$(VENV)/pytest tests/hil -m "slow or not slow" --hil $(HIL) $(ARGS)

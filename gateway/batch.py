@@ -7,7 +7,7 @@ sees: a message that was delivered meanwhile is not in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from msgspec import Struct, field
@@ -208,6 +208,15 @@ class Pending:
                         if k not in rows])
         return there, Change([], [], runs(k for k in ended if k in rows),
                              [move for move in change.moved if move[0] in rows])
+
+    def settled(self, most: int) -> Iterator[Change]:
+        """What became of rows that the database has, about so many of them at a time."""
+        ended = sorted(self.ended)
+        for at in range(0, len(ended), most):
+            yield Change([], ended=runs(ended[at:at + most]))
+        moved = [(old, new, mid) for old, (new, mid) in self.moved.items()]
+        for at in range(0, len(moved), most):
+            yield Change([], moved=moved[at:at + most])
 
     def touches(self, key: int) -> bool:
         """Whether the row of the database with this key is no longer as it stands there."""

@@ -18,7 +18,7 @@ from typing import Any
 from gateway import identity, wallclock, wire
 from gateway.batch import Batch, Entry
 from gateway.clients import Clients
-from gateway.commit import RETRY_S, Committer, Pacer
+from gateway.commit import RETRY_S, Committer
 from gateway.config import Config
 from gateway.control import Control, path_for
 from gateway.devices import PREFIX, STEP_MS, Devices, Taken, ack_payload, device_of
@@ -31,6 +31,7 @@ from gateway.listener import Listener
 from gateway.local import Locals, Session
 from gateway.local_broker import LocalBroker, session_id
 from gateway.outbox import Outbox
+from gateway.pacer import Pacer
 from gateway.queue import Queue
 from gateway.routes import Route, Router, Target
 from gateway.status import answer, status_of

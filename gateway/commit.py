@@ -1,13 +1,7 @@
 """Group commit: everything that has to be on disk, in few transactions, off the event loop.
 
 While one batch is on its way to the disk, the next one gathers: in a thread, unless the disk is so
-fast that handing over would cost more. When a batch starts is a question of wear against latency:
-a commit of one message costs as many bytes as one of twenty.
-
-- a busy gateway (BUSY_PER_S messages and releases a second, or `commit_bytes` waiting) commits at
-  once, and so does one with a client that waits for us, see `hurry`;
-- in a flood commits are GATHER_S apart: each costs the loop a sync;
-- a quiet one may commit BURST times at once and then once every `commit_ms`.
+fast that handing over would cost more. When a batch starts, see pacer.py.
 """
 
 from __future__ import annotations
@@ -17,20 +11,17 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from gateway.batch import Batch, Entry
 from gateway.errors import OutboxError
 from gateway.outbox import Outbox, Record
+from gateway.pacer import Pacer
 
 log = logging.getLogger("tidegate.commit")
 
-BURST = 4
-BUSY_PER_S = 300
-FLOOD_PER_S = 5000
-GATHER_S = 0.001  # between two commits of a flood
-SUDDEN = 10  # messages since the last commit from which their rate is believed
 LOOK_S = 0.01
 # A disk that syncs within FAST_S on average is written from the event loop, if the batch is small
 # and something waits for it to go upstream: two hand-overs between threads cost as much as the
@@ -38,62 +29,13 @@ LOOK_S = 0.01
 FAST_S = 0.001
 SMALL_BYTES = 65_536
 RETRY_S = 1.0
+SAY_S = 60.0
 LAZY_S = 2.0
 DONE_MOST = 500
 ENTRY_BYTES = 300  # that a message takes in memory beside its texts and payload
 T = TypeVar("T")
 Callback = Callable[[], None]
 Part = tuple[list[Entry], Callback]  # of a batch: to be called once these are in it on disk
-
-
-class Pacer:
-    """Tells how long a batch should wait. Pure: the time is passed in, in seconds."""
-
-    def __init__(self, commit_s: float, commit_bytes: int) -> None:
-        self.commit_s, self.commit_bytes = commit_s, commit_bytes
-        self._tokens, self._filled_s = float(BURST), 0.0
-        self._rate, self._rate_s = 0.0, 0.0
-        self._hurry_until_s = self._committed_s = 0.0
-
-    def arrived(self, messages: int, now_s: float) -> None:
-        """Count messages towards the rate, an average over about a second."""
-        passed_s = now_s - self._rate_s
-        self._rate = max(0.0, self._rate * (1 - passed_s)) + messages if passed_s < 1 else messages
-        self._rate_s = now_s
-
-    def flooded(self) -> bool:
-        """Whether messages are so many that each pass over them counts."""
-        return self._rate >= FLOOD_PER_S
-
-    def hurry(self, now_s: float) -> None:
-        """A client sent again as soon as it had our acknowledgement: it waits for us."""
-        self._hurry_until_s = now_s + 0.5
-
-    def delay_s(self, waiting_bytes: int, now_s: float, waiting: int = 0) -> float:
-        """Seconds until the waiting batch of so many messages should be committed; 0 for now."""
-        since_s = max(now_s - self._committed_s, 0.001)
-        if waiting >= SUDDEN and waiting / since_s >= BUSY_PER_S:
-            self._rate, self._rate_s = max(self._rate, waiting / since_s), now_s
-        if self._rate >= FLOOD_PER_S and waiting_bytes < self.commit_bytes \
-                and since_s < GATHER_S:
-            return GATHER_S - since_s
-        if self.commit_s <= 0 or waiting_bytes >= self.commit_bytes \
-                or now_s < self._hurry_until_s or self._rate >= BUSY_PER_S:
-            return 0.0
-        self._fill(now_s)
-        return 0.0 if self._tokens >= 1 else (1 - self._tokens) * self.commit_s
-
-    def committed(self, now_s: float) -> None:
-        """A commit was made."""
-        self._fill(now_s)
-        self._committed_s = now_s
-        self._tokens = max(0.0, self._tokens - 1)
-
-    def _fill(self, now_s: float) -> None:
-        if self.commit_s > 0:
-            gained = (now_s - self._filled_s) / self.commit_s
-            self._tokens = min(float(BURST), self._tokens + gained)
-        self._filled_s = now_s
 
 
 class Committer:
@@ -114,6 +56,8 @@ class Committer:
         self._reading = 0  # jobs in the thread: the outbox has one user at a time
         self._sync_s = 1.0  # average time of a commit; slow until shown to be fast
         self._wake = asyncio.Event()
+        self._settles = asyncio.Event()  # something came that needs no room
+        self._say_s, self._said_failing = 0.0, False
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
@@ -139,6 +83,7 @@ class Committer:
         """
         self._released.append((entries, callback))
         self._pacer.arrived(len(entries), time.monotonic())
+        self._settles.set()
         self.wake()
 
     def after(self, callback: Callback) -> None:
@@ -156,6 +101,7 @@ class Committer:
         """
         self.done += len(entries)
         self._finished.append((entries, callback))
+        self._settles.set()
         if soon or self.done >= DONE_MOST:
             self.wake()
         elif self._lazy is None:
@@ -232,19 +178,37 @@ class Committer:
                 else:
                     await self.read(partial(self._store, record))
             except OutboxError as error:
-                if self.failing is None:
-                    log.error("cannot write, acknowledging nothing reason=%r", str(error))
-                self.failing = str(error)
-                self._bring_forward(batch, released, finished)
-                await self._make_room(batch, released, finished)
-                await asyncio.sleep(RETRY_S)
+                self._say_failing(str(error))
+                await self._settle(batch, released, finished)
                 continue
             self.commits += 1
             self.longest_ms = max(self.longest_ms, (time.monotonic() - began) * 1000)
             break
         if self.failing is not None:
-            log.warning("writing again")
-            self.failing = None
+            if self._said_failing:
+                log.warning("writing again")
+            self.failing, self._said_failing = None, False
+
+    def _say_failing(self, reason: str) -> None:
+        """Once a minute at most: a full disk that drains takes a little now and then."""
+        now_s = time.monotonic()
+        if self.failing is None and now_s >= self._say_s:
+            log.error("cannot write, acknowledging nothing reason=%r", reason)
+            self._say_s, self._said_failing = now_s + SAY_S, True
+        self.failing = reason
+
+    async def _settle(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:
+        """Until a batch that has no room is to be tried again, commit at once what needs none and
+        came with it or comes meanwhile."""
+        until_s = time.monotonic() + RETRY_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._settles.clear()
+            self._bring_forward(batch, released, finished)
+            if not await self._make_room(batch, released, finished):
+                await asyncio.sleep(left_s)
+                return
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._settles.wait(), left_s)
 
     def _fast(self) -> bool:
         """Whether a commit here and now is sure not to hold the event loop up."""
@@ -268,22 +232,25 @@ class Committer:
         self._released, self._finished, self.done = [], later, len(_entries(later))
         self._wake.set()
 
-    async def _make_room(self, batch: Batch, released: list[Part], finished: list[Part]) -> None:
+    async def _make_room(self, batch: Batch, released: list[Part], finished: list[Part]) -> bool:
         """Commit of a batch what makes room, and the releases, without which nothing makes room at
-        QoS 2: no PUBREL goes out, no PUBCOMP comes, and the window stays full."""
+        QoS 2: no PUBREL goes out, no PUBCOMP comes, and the window stays full. False where the
+        disk will not have that either."""
         coming = {entry.key for entry in batch.insert}
         ready, later = _parted(finished, coming)
-        if await self._applied(Batch(release=_entries(released))):
+        if took := await self._applied(Batch(release=_entries(released))):
             callbacks = _callbacks(released)
             released.clear()
             for callback in callbacks:
                 callback()
         drop = [key for key in batch.drop if key not in coming]
-        if await self._applied(Batch(done=_entries(ready), drop=drop)):
-            batch.drop = [key for key in batch.drop if key in coming]
-            finished[:] = later
-            for callback in _callbacks(ready):
-                callback()
+        if not await self._applied(Batch(done=_entries(ready), drop=drop)):
+            return False
+        batch.drop = [key for key in batch.drop if key in coming]
+        finished[:] = later
+        for callback in _callbacks(ready):
+            callback()
+        return took
 
     async def _applied(self, room: Batch) -> bool:
         try:

@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from contextlib import suppress
 from pathlib import Path
 
 from gateway.batch import Change, Pending, runs
 from gateway.errors import OutboxError
 from gateway.journal import ALL
 
-# 1 had no journal; 2 did not say how far it was taken over, nor `forget`; 3 had no `zero`
+# 1 had no journal; 2 did not say how far it was taken over, nor `forget`; 3 had no `zero`, was in
+# WAL mode, and a message without a packet identifier had 0 there.
 SCHEMA_VERSION = 4
 PAGE_BYTES = 1024
-WAL_PAGES = 8192  # between checkpoints, each of which holds a commit up
+# Stands for no packet identifier yet: as many bytes as the largest, so that giving one to a row
+# of a full database needs no room.
+UNSENT = -(1 << 23)
 COLUMNS = "key, mid, qos, retain, age_s, route, source, topic, payload"
 
 _RELEASE = ("INSERT INTO released VALUES(?,?) ON CONFLICT(first) DO UPDATE SET "
             "last = max(last, excluded.last)")
+# Not where it is so already: that would write the page anew.
+_MOVE = "UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1 AND (key <> ?2 OR mid <> ?3)"
 _JOURNAL = "CREATE TABLE journal(generation INTEGER, at INTEGER, forget INTEGER);"
 _ZERO = """
 CREATE TABLE IF NOT EXISTS zero(device TEXT, life TEXT, boot INTEGER, ms INTEGER, at_ms INTEGER,
@@ -39,6 +43,7 @@ ALTER TABLE journal ADD COLUMN at INTEGER;
 ALTER TABLE journal ADD COLUMN forget INTEGER;
 UPDATE journal SET at = {ALL}, forget = 0;
 """
+
 _SCHEMA = f"""
 CREATE TABLE msg(key INTEGER PRIMARY KEY, mid INTEGER, qos INTEGER, retain INTEGER,
   age_s INTEGER, route TEXT, source TEXT, topic TEXT, payload BLOB);
@@ -56,23 +61,27 @@ _LAYER = f"""
 CREATE TEMP TABLE fresh(key INTEGER PRIMARY KEY, mid, qos, retain, age_s, route, source, topic,
   payload);
 CREATE TEMP TABLE gone(key INTEGER PRIMARY KEY);
-CREATE TEMP VIEW now AS SELECT {COLUMNS} FROM main.msg WHERE key NOT IN (SELECT key FROM gone)
+CREATE TEMP VIEW now AS SELECT key, max(mid, 0) AS mid, {COLUMNS[10:]}
+  FROM main.msg WHERE key NOT IN (SELECT key FROM gone)
   UNION ALL SELECT {COLUMNS} FROM fresh;
 """
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database for the gateway alone, WAL and synchronous=FULL: a commit returns after
-    its fsync. Raises OutboxError, DatabaseError."""
-    killed = path.with_name(path.name + "-wal").exists()
+    """Open the database for the gateway alone, with a rollback journal that stays and
+    synchronous=FULL: a commit returns after its fsync. Raises OutboxError, DatabaseError.
+
+    No write-ahead log: with one, a commit that lengthens the database works on a disk that has no
+    room for it, and nothing is ever freed then (issue 12). And it would write every row twice.
+    """
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
     try:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         db.execute(f"PRAGMA page_size={PAGE_BYTES}")
-        db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA temp_store=MEMORY")
-        db.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES}")
+        db.execute("PRAGMA secure_delete=OFF")  # Debian's is on; a delete then writes all it frees
+        db.execute("PRAGMA journal_mode=PERSIST")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise OutboxError(f"{path}: written by a newer Tidegate (format {version}, this one "
@@ -83,11 +92,6 @@ def connect(path: Path) -> sqlite3.Connection:
         problem = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if problem != "ok":
             raise sqlite3.DatabaseError(str(problem))
-        if killed:
-            # What a failed sync left in the log is perhaps in memory only, and no later sync of
-            # the log would write it; this does. Without room for it nothing is worse than before.
-            with suppress(sqlite3.OperationalError):
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         db.executescript(_LAYER)
     except BaseException:
         db.close()
@@ -141,10 +145,10 @@ def write(db: sqlite3.Connection, pending: Pending) -> None:
     """Within a transaction: everything pending, into the tables."""
     if pending.ended:
         db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", runs(pending.ended))
-    db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", _moves(pending))
+    db.executemany(_MOVE, _moves(pending))
     # Some may be there: a commit that failed may have reached the disk, and was tried again.
     db.executemany("INSERT OR REPLACE INTO msg VALUES(?,?,?,?,?,?,?,?,?)",
-                   sorted(pending.rows.values()))
+                   [(row[0], row[1] or UNSENT, *row[2:]) for row in sorted(pending.rows.values())])
     db.executemany(_RELEASE, runs(pending.released))
     if pending.ended:
         prune(db)
@@ -175,7 +179,7 @@ def settle(db: sqlite3.Connection, change: Change) -> None:
     """Within a transaction, ahead of the journal: what became of rows that are here. To read the
     journal after it changes nothing. Released runs may be of rows yet to come: no pruning."""
     db.executemany("DELETE FROM msg WHERE key BETWEEN ? AND ?", change.ended)
-    db.executemany("UPDATE msg SET key = ?2, mid = ?3 WHERE key = ?1", change.moved)
+    db.executemany(_MOVE, change.moved)
     db.executemany(_RELEASE, change.released)
 
 

@@ -20,17 +20,22 @@ import mmap
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct, field
 
 from gateway.errors import OutboxError
 
+JOURNAL = "-batches"  # behind the database's name; SQLite takes -journal, -wal and -shm
 PAGE = 4096
 SIZE_BYTES = 4 << 20
+SMALLEST_BYTES = 256 << 10  # on a small disk
+SHARE = 16  # of a disk that it takes, at most
 ALL = 1 << 62  # an offset behind every record: the whole generation
 LIFE = 1 << 40  # generations of one database; two that began at random are further apart
 RESERVE_BYTES = 64 << 10  # for what makes room, see `room`
+ZEROS_BYTES = 1 << 20  # written at once
 _HEAD = struct.Struct(">QII")
 _SUM = struct.Struct(">QI")
 
@@ -51,6 +56,16 @@ class Found(Struct):
     damaged: bool = False
 
 
+def fitting_bytes(folder: Path, most_bytes: int = SIZE_BYTES) -> int:
+    """The size of a journal on the disk of that folder."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return most_bytes
+    share = disk.f_blocks * disk.f_frsize // SHARE // PAGE * PAGE
+    return min(most_bytes, max(SMALLEST_BYTES, share))
+
+
 class Journal:
     """One generation of records. Raises OutboxError where the disk does."""
 
@@ -65,8 +80,7 @@ class Journal:
             self._fd = _open(path)
             have = os.fstat(self._fd).st_size // PAGE * PAGE
             if have < size_bytes:
-                os.pwrite(self._fd, mmap.mmap(-1, size_bytes - have), have)
-                os.fsync(self._fd)
+                lengthen(self._fd, have, size_bytes)
                 _sync_folder(path.parent)
         except OSError as error:
             self.close()
@@ -81,6 +95,21 @@ class Journal:
     def begin(self) -> None:
         """Start the next generation: the database has everything, and that is on the disk."""
         self.generation, self.at, self.torn = self.generation + 1, 0, False
+        with suppress(OSError):  # of a larger disk, or an earlier version: give the rest back
+            if os.fstat(self._fd).st_size > self.size_bytes:
+                os.ftruncate(self._fd, self.size_bytes)
+
+    def shrink(self) -> bool:
+        """Give half of an empty one back to the disk; False where it is as small as it may be."""
+        half = self.size_bytes // 2 // PAGE * PAGE
+        if not self.empty() or half < SMALLEST_BYTES:
+            return False
+        try:
+            os.ftruncate(self._fd, half)
+        except OSError:
+            return False
+        self.size_bytes = half
+        return True
 
     def room(self, body: bytes, *, reserve: bool) -> bool:
         """Whether a record fits. reserve: it makes room, so it may have what is kept for that."""
@@ -145,6 +174,15 @@ def read(path: Path, applied: int, at: int = ALL) -> Found:
                 found.end = behind
         place = behind
     return rest if rest.bodies and not following.bodies else following
+
+
+def lengthen(fd: int, have_bytes: int, size_bytes: int) -> None:
+    """Write zeros up to a size: what is then written there needs no more room. Raises OSError."""
+    zeros = mmap.mmap(-1, ZEROS_BYTES)
+    while have_bytes < size_bytes:
+        part = memoryview(zeros)[:size_bytes - have_bytes]
+        have_bytes += os.pwrite(fd, part, have_bytes)
+    os.fsync(fd)
 
 
 def _open(path: Path) -> int:

@@ -14,8 +14,7 @@ import msgspec
 from gateway import database
 from gateway.batch import LANE_SHIFT, SIZE, Pending, decode
 from gateway.errors import OutboxError
-from gateway.journal import read
-from gateway.outbox import JOURNAL
+from gateway.journal import JOURNAL, read
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT
 
 LANES = {URGENT: "urgent", LIVE: "live", BACKLOG: "backlog", REFUSED: "refused"}

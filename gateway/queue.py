@@ -14,8 +14,9 @@ from typing import Protocol
 from msgspec import Struct
 
 from gateway.batch import LANE_SHIFT, ROW_OVERHEAD_BYTES, Entry, in_lane
-from gateway.outbox import LOAD_BYTES, Start
+from gateway.outbox import LOAD_BYTES
 from gateway.routes import BACKLOG, REFUSED, URGENT, Target
+from gateway.start import Start
 
 LIVE_MOST = 4096  # in each of the two lanes
 LIVE_MOST_BYTES = 8 * 2**20

@@ -1,4 +1,5 @@
-"""A disk that is full: the gateway acknowledges nothing, dies, starts again, and loses nothing.
+"""A disk that is full: without its upstream the gateway acknowledges nothing, dies, starts again,
+and loses nothing; with it, it goes on, though the disk is as full as before.
 
     python -m tools.crash_full
 
@@ -44,7 +45,9 @@ async def full_disk(folder: Path, disk: Path, times: int) -> tuple[Tally, int]:
         await site.open()
         await site.start_gateway(None)
         for number in range(times):
-            await _acknowledged(site, 200)
+            await _acknowledged(site, 200, "with room on the disk")
+            site.up.refuse()
+            site.up.cut()
             _fill(disk)
             quiet = await _silent(site)
             if number % 2:
@@ -53,6 +56,8 @@ async def full_disk(folder: Path, disk: Path, times: int) -> tuple[Tally, int]:
                 await site.start_gateway(None)
                 quiet &= await _silent(site)
             silent += quiet
+            site.up.refuse(False)
+            await _acknowledged(site, 200, "on a full disk that drains")
             (disk / "ballast").unlink()
         return await judge_site(site), silent
     finally:
@@ -80,10 +85,10 @@ async def _silent(site: Site) -> bool:
     return True
 
 
-async def _acknowledged(site: Site, count: int) -> None:
+async def _acknowledged(site: Site, count: int, when: str) -> None:
     goal = sum(device.acknowledged for device in site.devices) + count
-    await site.until(lambda: sum(device.acknowledged for device in site.devices) >= goal, 20.0,
-                     "acknowledgements with room on the disk")
+    await site.until(lambda: sum(device.acknowledged for device in site.devices) >= goal, 40.0,
+                     f"acknowledgements {when}")
 
 
 def _inside(times: int) -> int:

@@ -24,7 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from gateway.batch import Batch, Entry
-from gateway.outbox import JOURNAL, Outbox
+from gateway.journal import JOURNAL
+from gateway.outbox import Outbox
 from gateway.routes import LIVE
 from gateway.wire import Publish
 from tools import debian
@@ -211,7 +212,7 @@ def power_cuts(points: int, seed: int, *, commits: int = 400, weaken: str = "") 
 def _choose(calls: list[Call], points: int, rng: random.Random) -> set[int]:
     """Half anywhere, half where the database itself is written: at checkpoints."""
     rare = [index for index, call in enumerate(calls)
-            if call.kind != "mark" and not call.path.endswith(("-wal", JOURNAL))]
+            if call.kind != "mark" and not call.path.endswith(("-journal", JOURNAL))]
     near = [min(len(calls) - 1, max(1, rng.choice(rare) + rng.randrange(-3, 4)))
             for _ in range(points // 2)]
     return {*near, *(rng.randrange(1, len(calls)) for _ in range(points - len(near)))}
@@ -223,7 +224,7 @@ def _cut(disk: Disk, folder: Path, states: list[State], returned: int,
         target = folder / "after"
         target.mkdir()
         disk.after_power_cut(target, survival, rng)
-        outbox = Outbox(target / "outbox.db")
+        outbox = Outbox(target / "outbox.db", JOURNAL_BYTES)
         found = state_of(outbox)
         aside = outbox.set_aside
         outbox.close()

@@ -30,6 +30,7 @@ from gateway import queue
 from gateway.batch import Batch, Change, Entry
 from gateway.commit import Committer
 from gateway.drain import Drain
+from gateway.errors import OutboxError
 from gateway.outbox import Outbox, Record
 from gateway.wills import Wills
 
@@ -182,8 +183,7 @@ def _slow(most_s: float) -> None:
 
 
 def _full(after_s: float, for_s: float) -> None:
-    """Let the database not grow for a while, and the journal have no room for messages: SQLite
-    then says that the disk is full."""
+    """Let the database not grow for a while, and have nothing to spare for messages."""
     inner, began_s = Outbox.commit, time.monotonic()
     state = {"full": False}
 
@@ -193,25 +193,25 @@ def _full(after_s: float, for_s: float) -> None:
             state["full"] = full
             pages = 1 if full else 1 << 30  # SQLite raises it to the pages that there are
             self._db.execute(f"PRAGMA max_page_count={pages}")
-        if full and not record.makes_room:
+        if full and record.need_bytes:
             self.flush()
+            raise OutboxError("the disk is full")
         inner(self, record)
 
     _patch(Outbox, "commit", commit)
 
 
 def _short(after_s: float, for_s: float) -> None:
-    """Let no file grow over its size for a while: the kernel stops writes in the middle."""
+    """Let no file be written for a while behind where the journal is: the kernel stops writes in
+    the middle."""
     inner = Outbox.__init__
 
     def init(self: Outbox, path: Path) -> None:
         inner(self, path)
 
         def limit() -> None:
-            files = [path, path.with_name(path.name + "-wal")]
-            size = max(file.stat().st_size for file in files if file.exists())
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 6000, hard))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.journal.at + 6000, hard))
 
         def lift() -> None:
             _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

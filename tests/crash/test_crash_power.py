@@ -30,7 +30,7 @@ def test_committed_is_there_after_power_cuts() -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("weaken", [
-    "PRAGMA synchronous=NORMAL", "PRAGMA synchronous=OFF", NO_SYNC])
+    "PRAGMA journal_mode=MEMORY", "PRAGMA synchronous=OFF", NO_SYNC])
 def test_power_cut_of_a_store_that_syncs_too_little_is_seen(weaken: str) -> None:
     assert cut(40, 11, weaken).offences
 

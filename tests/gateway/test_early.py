@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import commit
+from gateway import commit, pacer
 from gateway.errors import OutboxError
 from gateway.outbox import Outbox, Record
 from tools.fake_broker import Behaviour, FakeBroker
@@ -223,7 +223,7 @@ def test_delivered_before_a_commit_that_fails_does_not_stay_on_the_disk(
 def test_flood_goes_out_after_its_commit(
         disk: Disk, broker: FakeBroker, gateway: GatewayThread, client: RawClient,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "FLOOD_PER_S", 1)
+    monkeypatch.setattr(pacer, "FLOOD_PER_S", 1)
     client.send(publish("t", b"shows that it is one", 1, 1))
     assert client.read() == puback(1)
     wait_until(lambda: gateway.status()["delivered"] == 2)

@@ -11,10 +11,11 @@ import pytest
 from gpiozero import Device
 from gpiozero.pins.mock import MockFactory
 
-from gateway.commit import Committer, Pacer
+from gateway.commit import Committer
 from gateway.exposure import PanelConfig
 from gateway.log import SAME_MOST, WINDOW_S, Calm
 from gateway.outbox import Outbox
+from gateway.pacer import Pacer
 from gateway.panel import AWAY, FAULT, GROWING, WELL, Panel, state_of
 from gateway.watch import Beat
 

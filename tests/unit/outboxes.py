@@ -82,7 +82,7 @@ class LostSync:
             self._put(self._found)
 
     def _files(self) -> dict[Path, bytes]:
-        names = (self._path, self._path.with_name(self._path.name + "-wal"))
+        names = (self._path, self._path.with_name(self._path.name + "-journal"))
         return {name: name.read_bytes() if name.exists() else b"" for name in names}
 
     def _put(self, files: dict[Path, bytes]) -> None:

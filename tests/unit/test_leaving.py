@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from gateway.commit import Committer, Pacer
+from gateway.commit import Committer
 from gateway.errors import OutboxError
 from gateway.flight import Flight
 from gateway.leaving import Leaving
 from gateway.outbox import Outbox
+from gateway.pacer import Pacer
 from gateway.queue import Queue
 from gateway.routes import Route
 

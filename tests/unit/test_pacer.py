@@ -1,8 +1,8 @@
-"""gateway/commit.py's Pacer: when a batch starts."""
+"""gateway/pacer.py: when a batch starts."""
 
 from __future__ import annotations
 
-from gateway.commit import BURST, BUSY_PER_S, FLOOD_PER_S, Pacer
+from gateway.pacer import BURST, BUSY_PER_S, FLOOD_PER_S, Pacer
 
 COMMIT_S = 0.25
 

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 import gateway.queue
 from gateway.batch import LANE_SHIFT, Entry
 from gateway.flight import Flight
-from gateway.outbox import Start
 from gateway.queue import Queue, Waiting
 from gateway.routes import BACKLOG, LIVE, REFUSED, URGENT, Route, Router, Target
+from gateway.start import Start
 
 MAX_BYTES = 2000
 

@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 from gateway import database
 from gateway.batch import Change, Entry, Row
-from gateway.commit import Committer, Pacer
+from gateway.commit import Committer
 from gateway.drain import Drain
 from gateway.errors import OutboxError
 from gateway.journal import PAGE
-from gateway.outbox import Outbox, Record, Start
+from gateway.outbox import Outbox, Record
+from gateway.pacer import Pacer
 from gateway.queue import Mids, Queue
+from gateway.start import Start
 
 RESERVE_BYTES = 2 * PAGE  # of the journal
 JOURNAL_BYTES = RESERVE_BYTES + 8 * PAGE

@@ -25,14 +25,15 @@ from gateway import (
     lost_session,
     mids,
     outbox,
+    pacer,
     queue,
     trouble,
 )
 from gateway.batch import LANE_SHIFT, Row
-from gateway.commit import Pacer
 from gateway.config import Config, ListenerConfig, OutboxConfig
 from gateway.flight import Limits
 from gateway.links import UpstreamConfig
+from gateway.pacer import Pacer
 from gateway.routes import REFUSED
 from gateway.upstream import Upstream
 from gateway.wire import Packet
@@ -81,7 +82,7 @@ class World:
         patch.setattr(queue, "LOAD_BYTES", 400)
         patch.setattr(drain, "RETRY_S", 0)
         patch.setattr(commit, "RETRY_S", 0)
-        patch.setattr(commit, "GATHER_S", 0)
+        patch.setattr(pacer, "GATHER_S", 0)
         patch.setattr(lost_session, "RETRY_S", 0)
         for name in ("FIRST_S", "LONGEST_S", "PAUSE_S", "PAUSE_MOST_S", "AWAY_S"):
             patch.setattr(later, name, 0)
