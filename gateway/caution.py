@@ -37,11 +37,14 @@ FREE, PROBE, HALVES, EMPTYING, TRIAL = "free", "probe", "halves", "emptying", "t
 class Caution:
     """Watches how connections end, and says how the next one is to begin.
 
+    own_topic: what costs nothing to drop; others may have passed on a connection before.
     accused: topics, or PUBRELS, that wait. most: of unanswered packets, None for as many as may
     be. window: what was learnt of it, 0 for nothing; the reader sets it back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own_topic: str = "") -> None:
+        self._own_topic = own_topic
+        self._passed_before = False  # of others, since something was accused
         self.accused: dict[str, None] = {}
         self.most: int | None = None
         self.window = 0
@@ -60,13 +63,14 @@ class Caution:
 
     def connected(self, flight: Flight, now_s: float) -> Entry | None:
         """A connection stands; returns what is to go first, if there is such."""
+        self._passed_before = bool(self.accused and (self._passed or self._passed_before))
         self._passed, self._since_s = 0, now_s
         self._phase, self.most, self._alone = FREE, None, None
         self._drop_answered(flight)
         if not self._suspects:
             return None
         self._phase, self.most = PROBE, 1
-        self._alone = next((s for s in self._suspects if s[1] != PUBRELS), self._suspects[0])
+        self._alone = next((s for s in self._suspects if s[1] == PUBRELS), self._suspects[0])
         return self._alone[0]
 
     def answered(self, count: int, flight: Flight) -> str | None:
@@ -142,7 +146,7 @@ class Caution:
         if self._phase != TRIAL or self._alone is None:
             self._accuse(entry)
             return None
-        if not self._passed:
+        if not self._passed and not (entry.topic == self._own_topic and self._passed_before):
             return None
         entry.tries += 1
         if entry.tries < TRIALS:

@@ -103,6 +103,7 @@ class Flight(Lanes):
         self.open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
         self.qos_0, self._dup_flag = qos_0, dup_flag
         self._again: deque[Entry] = deque()  # to send before anything new
+        self._releases = 0  # first of `_again`, to be answered before anything else goes
         self._unsent: list[Entry] = []  # of the lanes, first in theirs
         self.strangers = Strangers(self.mids)
         self._topics: dict[str, bytes] = {}
@@ -128,7 +129,8 @@ class Flight(Lanes):
     def start(self, session_present: bool, limits: Limits, first: Entry | None = None) -> None:
         """A CONNACK came, and of a session that is gone there are no orphans left.
 
-        first: is sent before all others.
+        first: is sent before all others, but for PUBRELs where it is none: an upstream that
+        holds as many as it can takes no other before them.
         """
         self.limits, self.connected, self.open = limits, True, 0
         self._again.clear()
@@ -138,10 +140,13 @@ class Flight(Lanes):
             if not entry.taken:
                 entry.dup = session_present and (entry.dup or entry.sent)
                 entry.sent = session_present
-            if entry is first:
-                self._again.appendleft(entry)
-            elif key_of(entry) not in self.held:
+            if entry is not first and key_of(entry) not in self.held:
                 self._again.append(entry)
+        self._releases = 0
+        if first is not None:
+            ahead = [] if first.released else [e for e in self._again if e.released]
+            rest = [e for e in self._again if first.released or not e.released]
+            self._again, self._releases = deque((*ahead, first, *rest)), len(ahead)
         if self._unsent:
             self._merge_unsent()
         self.unshelve([entry for entry in self.shelf if entry.topic not in self.held])
@@ -223,7 +228,10 @@ class Flight(Lanes):
             parts += self.strangers.owed
             self.strangers.owed.clear()
         room = before = limits.window - self.open
-        if self.most is not None:
+        if self.most is not None and self._releases:
+            room = before = min(room, self._releases)
+            self._releases -= room
+        elif self.most is not None:
             room = before = min(room, self.most - len(self.unanswered()))
         while self._again and max_bytes > 0 and room > 0:
             entry = self._again.popleft()

@@ -24,7 +24,7 @@ log = logging.getLogger("tidegate.trouble")
 
 FINAL_ROW = 100  # refusals for good with nothing taken in between; then the broker is in trouble
 MAX_TRIES = 3  # an acknowledgement that never comes while later ones do
-CALM_S, CALM_MOST_S = 60.0, 3600.0  # without a close over it, then the window grows again
+CALM_S, CALM_MOST_S = 10.0, 3600.0  # without a close over it, then the window grows again
 TINY_BYTES = 128  # a Maximum Packet Size below this is a mistake
 SIZE_STANDS_S = 60.0  # the same Maximum Packet Size, until it is believed
 
@@ -42,7 +42,7 @@ class Trouble:
         self.own_topic, self.silenced = own_topic, False
         self._flight, self._queue = flight, queue
         self._committer, self._leaving = committer, leaving
-        self._caution, self._later = Caution(), Later()
+        self._caution, self._later = Caution(own_topic), Later()
         self._passed = 0  # messages taken on this connection
         self._window = self._cap = 0  # what the broker says, and what we found, 0 for nothing
         self._cap_s, self._calm_s = 0.0, CALM_S
