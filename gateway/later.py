@@ -113,6 +113,10 @@ class Later:
         """What was refused of a topic is taken, or gone."""
         self.topics.pop(topic, None)
 
+    def calm(self) -> None:
+        """Nothing waits any more."""
+        self.most, self.row, self._pause_s = None, 0, PAUSE_S
+
     def next_s(self, now_s: float) -> float:
         """Return in how many seconds there may be something to send again."""
         due_s = min((w.due_s for w in self.topics.values() if not w.sent), default=now_s + 1.0)

@@ -219,7 +219,9 @@ class Trouble:
         if later.topics and not (later.most == 1 and flight.unanswered()):
             for topic in later.ready(now_s, fresh=any(flight.lanes)):
                 flight.again(topic)
-        if not later.topics and later.most is None and self.notices.pop("refusing", ""):
+        if later.active and not later.topics and not flight.in_flight:
+            later.calm()
+        if not later.topics and self.notices.pop("refusing", ""):
             log.info("the upstream takes messages again")
         if self._caution.active and (found := self._caution.look(flight, now_s)):
             key, entry = found

@@ -43,7 +43,10 @@ class Behaviour:
     properties: of the CONNACK, MQTT 5 encoded. connack: reason codes of the first CONNACKs, then
     success. silent_on, closes_on: payloads never acknowledged, or closed on. refuses: payload to
     reason code. reads: False for a client whose bytes are left in the socket. keepalive_s: closes
-    on a client silent for so long, 0 for never. limit_bytes: closes on bigger packets.
+    on a client silent for so long, 0 for never. disconnects_on: payload to the code of the
+    DISCONNECT that answers it (0: it just closes). hangs_up: closes on every PUBLISH.
+    closes_on_release: closes over a PUBREL that it has completed, as rumqttd does.
+    forgets_release: loses its first answer to each PUBREL, with the connection.
     """
 
     properties: bytes = b""
@@ -53,6 +56,10 @@ class Behaviour:
     refuses: Mapping[bytes, int] = field(default_factory=dict)
     reads: bool = True
     keepalive_s: float = 0.0
+    disconnects_on: Mapping[bytes, int] = field(default_factory=dict)
+    hangs_up: bool = False
+    closes_on_release: bool = False
+    forgets_release: bool = False
     keeps_session: bool = False
     """Says `session present` from the second connection on."""
 
@@ -67,6 +74,7 @@ class FakeBroker(Closeable):
         self.connects: list[bytes] = []  # CONNECT packets without their header
         self.links = 0  # TCP connections
         self.most_in_flight = 0
+        self.completed: set[int] = set()  # identifiers that had their PUBREL
         self.disconnects = 0
         self.changed = threading.Condition()
         self._listener = socket.create_server((HOST, 0))
@@ -198,6 +206,12 @@ class _Link:
             if kind == PUBLISH:
                 return self._publish(head, body)
             if kind == PUBREL:
+                mid = struct.unpack(">H", body[:2])[0]
+                if mid in broker.completed and broker.behaviour.closes_on_release:
+                    return False
+                broker.completed.add(mid)
+                if broker.behaviour.forgets_release:
+                    return len(broker.completed) % 5 > 0
                 self._answers += packet(0x70, body[:2])
                 self._ended.add(struct.unpack(">H", body[:2])[0])
             elif kind == 12:
@@ -228,7 +242,11 @@ class _Link:
         broker.received.append(Received(len(broker.connects), topic, payload, qos, bool(head & 1),
                                         bool(head & 8), mid))
         broker.changed.notify_all()
-        if payload in behaviour.closes_on:
+        broker.completed.discard(mid)
+        if payload in behaviour.closes_on or behaviour.hangs_up:
+            return False
+        if payload in behaviour.disconnects_on:
+            self._sock.sendall(packet(0xE0, bytes([behaviour.disconnects_on[payload], 0])))
             return False
         if qos:
             self._open.add(mid)
