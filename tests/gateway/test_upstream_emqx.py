@@ -12,11 +12,15 @@ import pytest
 from tools.emqx.process import Emqx
 from tools.gateway_thread import GatewayThread, Make
 from tools.judge import Subscriber
+from tools.proxy_link import Fault
+from tools.proxy_thread import ProxyThread
 from tools.raw_client import RawClient, publish
 from tools.waiting import wait_until
 
 QUICK = "commit_ms = 0"
 V5 = 'protocol = "5"'
+SLOW = pytest.mark.slow
+BOTH = pytest.mark.parametrize("protocol", [pytest.param("3.1.1", marks=SLOW), "5"])
 
 
 @pytest.fixture
@@ -49,16 +53,24 @@ def wait_for_all(judge: Subscriber, count: int, timeout_s: float = 30.0) -> None
     wait_until(lambda: set(arrived(judge)) == set(range(count)), timeout_s, f"all {count}")
 
 
-@pytest.mark.parametrize("settings", ["", 'protocol = "5"', 'protocol = "5"\ndup_flag = false'])
+@pytest.mark.parametrize("settings", [
+    "", 'protocol = "5"', pytest.param('protocol = "5"\ndup_flag = false', marks=SLOW)])
 def test_cut_links_lose_and_double_nothing_at_qos_2(make: Make, emqx: Emqx, judge: Subscriber,
                                                     settings: str) -> None:
+    """Each cut takes the answers along: PUBRECs in the first turns, PUBCOMPs in others."""
     emqx.set(acks_unknown_dup="dup_flag" in settings)
-    gateway = make(emqx.port, outbox=QUICK, upstream=settings)
-    gateway.wait_connected()
-    for turn in range(12):
-        send(gateway, 60, first=60 * turn)
-        emqx.order("cut")
-    wait_for_all(judge, 720, 60)
+    with ProxyThread(emqx.port) as proxy:
+        gateway = make(proxy.port, outbox=QUICK, upstream=settings)
+        for turn in range(12):
+            gateway.wait_connected()
+            gateway.wait_for("in_flight", 0)
+            proxy.set_fault(Fault(latency_s=0.3, blackhole=turn % 3 == 0), "down")
+            send(gateway, 60, first=60 * turn)
+            wait_until(lambda t=turn: len(arrived(judge)) > 60 * t)
+            proxy.cut()
+            proxy.heal()
+        wait_for_all(judge, 720, 60)
+        gateway.wait_for("depth", 0, 30)
     gateway.wait_for("depth", 0)
     assert gateway.status()["refused"] == 0
     assert max(arrived(judge).values()) == 1
@@ -108,6 +120,7 @@ def test_quota_that_is_used_up_sets_nothing_aside(make: Make, emqx: Emqx, judge:
     assert caplog.text.count("refuses messages, trying again later") < 5
 
 
+@SLOW
 def test_quota_of_some_a_second_is_used(make: Make, emqx: Emqx, judge: Subscriber) -> None:
     gateway = make(emqx.port, outbox=QUICK, upstream=V5)
     gateway.wait_for("depth", 0)
@@ -131,8 +144,8 @@ def test_broker_that_reads_two_a_second_gets_two_a_second(make: Make, emqx: Emqx
     assert max(arrived(judge).values()) == 1
 
 
-@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
-@pytest.mark.parametrize("action", ["ignore", "disconnect"])
+@BOTH
+@pytest.mark.parametrize("action", [pytest.param("ignore", marks=SLOW), "disconnect"])
 def test_own_status_may_be_forbidden(make: Make, emqx: Emqx, judge: Subscriber, protocol: str,
                                      action: str, caplog: pytest.LogCaptureFixture) -> None:
     emqx.set(deny="tidegate/gateway/#", deny_action=action)
@@ -151,7 +164,8 @@ def test_own_status_may_be_forbidden(make: Make, emqx: Emqx, judge: Subscriber, 
     assert len(gateway.status()["upstream_notices"]) == (0 if silent else 1)
 
 
-@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+@BOTH
+@SLOW
 def test_topic_that_hangs_up_is_set_aside_and_the_rest_arrives(
         make: Make, emqx: Emqx, judge: Subscriber, protocol: str) -> None:
     emqx.set(deny="t/forbidden", deny_action="disconnect")
@@ -166,7 +180,7 @@ def test_topic_that_hangs_up_is_set_aside_and_the_rest_arrives(
     assert max(arrived(judge).values()) == 1
 
 
-@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+@BOTH
 def test_inflight_above_what_the_broker_holds_shrinks(
         make: Make, emqx: Emqx, judge: Subscriber, protocol: str,
         caplog: pytest.LogCaptureFixture) -> None:
@@ -184,7 +198,7 @@ def test_inflight_above_what_the_broker_holds_shrinks(
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("policy", ["resend", "drop"])
+@pytest.mark.parametrize("policy", ["resend", pytest.param("drop", marks=SLOW)])
 def test_lost_session_loses_and_doubles_what_its_setting_says(
         make: Make, emqx: Emqx, judge: Subscriber, policy: str, late: bool) -> None:
     """late: it delivers at PUBREL, as Mosquitto, aedes and amqtt do."""
@@ -218,6 +232,7 @@ def test_lost_session_loses_and_doubles_what_its_setting_says(
     assert status["refused"] == 0
 
 
+@SLOW
 def test_kick_blames_nobody(make: Make, emqx: Emqx, judge: Subscriber) -> None:
     """DISCONNECT 0x98 with messages in flight, again and again."""
     gateway = make(emqx.port, outbox=QUICK, upstream=V5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,11 @@ from tools.waiting import wait_until
 
 QUICK = "commit_ms = 0"
 V5 = 'protocol = "5"'
+
+
+def often(*codes: int) -> list[Any]:
+    """The first in every run, the others among the slow tests."""
+    return [codes[0], *(pytest.param(code, marks=pytest.mark.slow) for code in codes[1:])]
 
 
 @pytest.fixture(params=["3.1.1", "5"])
@@ -49,7 +55,7 @@ def numbers(count: int) -> list[bytes]:
     return [b"%d" % n for n in range(count)]
 
 
-@pytest.mark.parametrize("code", [0x80, 0x83, 0x89, 0x97])
+@pytest.mark.parametrize("code", often(0x97, 0x80, 0x83, 0x89))
 def test_code_that_passes_sets_nothing_aside(make: Make, broker_5: FakeBroker, code: int) -> None:
     payloads = numbers(60)
     broker_5.behaviour = Behaviour(refuses=dict.fromkeys(payloads[10:50], code))
@@ -78,7 +84,7 @@ def test_topic_keeps_its_order_while_it_is_refused(make: Make, broker_5: FakeBro
     assert first == [b"%d" % n for n in range(1, 10)]
 
 
-@pytest.mark.parametrize("code", [0x89, 0x8B, 0x8E, 0x97, 0x98, 0x9C, 0x9D])
+@pytest.mark.parametrize("code", often(0x8B, 0x89, 0x8E, 0x97, 0x98, 0x9C, 0x9D))
 def test_disconnect_with_a_code_of_its_own_blames_nobody(make: Make, broker_5: FakeBroker,
                                                          code: int) -> None:
     broker_5.behaviour = Behaviour(disconnects_on={b"3": code}, keeps_session=True)
