@@ -36,8 +36,8 @@ class Duel:
         "" for nothing new."""
         self.stands(now_s)
         before, sure = self.told, code == TAKEN_OVER
-        if not by_broker or (now_s - self._opened_s > SOON_S and not sure):
-            self._falls = 0
+        if not sure and (code or not by_broker or now_s - self._opened_s > SOON_S):
+            self._falls = 0  # it says that it has another trouble, or nobody closed it
             return ""
         self._falls += 1
         if sure or self._falls >= FALLS:

@@ -150,8 +150,10 @@ def test_link_that_the_other_end_closes_again_and_again_is_probably_taken_over()
     assert "another client probably uses" in duel.told
 
 
-@pytest.mark.parametrize(("lasts_s", "by_broker"), [(SOON_S + 1, True), (1.0, False)])
-def test_link_that_falls_late_or_by_the_network_is_not(lasts_s: float, by_broker: bool) -> None:
+@pytest.mark.parametrize(("lasts_s", "by_broker", "code"), [
+    (SOON_S + 1, True, 0), (1.0, False, 0), (1.0, True, 0x89)])
+def test_link_that_falls_late_or_by_the_network_or_says_why_is_not(
+        lasts_s: float, by_broker: bool, code: int) -> None:
     duel = Duel("tidegate-x")
-    assert not any(falls(duel, 3 * FALLS, lasts_s, by_broker=by_broker))
+    assert not any(falls(duel, 3 * FALLS, lasts_s, by_broker=by_broker, code=code))
     assert not duel.told
