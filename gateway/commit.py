@@ -201,10 +201,12 @@ class Committer:
         """Until a batch that has no room is to be tried again, commit at once what needs none and
         came with it or comes meanwhile."""
         until_s = time.monotonic() + RETRY_S
-        while (left_s := until_s - time.monotonic()) > 0:
+        while True:
             self._settles.clear()
             self._bring_forward(batch, released, finished)
-            if not await self._make_room(batch, released, finished):
+            took = await self._make_room(batch, released, finished)
+            left_s = until_s - time.monotonic()
+            if not took or left_s <= 0:
                 await asyncio.sleep(left_s)
                 return
             with suppress(asyncio.TimeoutError):
