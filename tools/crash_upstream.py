@@ -21,10 +21,12 @@ from tools import crash_mqtt as mqtt
 from tools.crash_plan import Life, Round
 from tools.crash_subscriber import Subscriber
 from tools.emqx.process import Emqx
+from tools.emqx.settings import Settings
 from tools.mosquitto import Mosquitto
 from tools.ports import HOST
 
 JUDGE = "crash-judge"
+AWAITING_REL = Settings.max_awaiting_rel
 Run = Callable[[Callable[[], object]], Awaitable[object]]
 """Runs what blocks in the thread of the children."""
 
@@ -105,11 +107,17 @@ class MosquittoUpstream(Upstream):
 
 
 class EmqxUpstream(Upstream):
-    """The stand-in, with EMQX's limits; the judge alone may keep a long queue."""
+    """The stand-in, with EMQX's limits; the judge alone needs a long queue.
+
+    At 3.1.1 no broker can say how many messages it holds, and EMQX has to hold one more than are
+    in flight: full, it hangs up also on what it holds. One that is to take more than it does
+    by itself has to be told so, see docs/upstreams.md.
+    """
 
     def __init__(self, plan: Round, folder: Path) -> None:
         self._kind, self._v5 = plan.upstream, plan.protocol == "5"
-        self.server: Emqx = Emqx(folder, max_mqueue_len=1_000_000)
+        held = AWAITING_REL if self._v5 else max(AWAITING_REL, plan.inflight + 1)
+        self.server: Emqx = Emqx(folder, max_mqueue_len=1_000_000, max_awaiting_rel=held)
 
     async def trouble(self, life: Life, run: Run, subscriber: Subscriber,
                       at_pubrec: Callable[[], Awaitable[None]]) -> None:

@@ -8,6 +8,7 @@ from tools.crash import crash
 from tools.crash_blackhole import BACK_S, run
 from tools.crash_full import FullError
 from tools.crash_full import run as full_disk
+from tools.crash_plan import Protocol
 from tools.faulty_gateway import FAULTS
 
 
@@ -16,6 +17,14 @@ def test_nothing_acknowledged_is_lost_over_forty_kills() -> None:
     report = crash(40, 20261, round_kills=20)
     assert report["kills"] == 40
     assert report["passed"], report
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+def test_nothing_is_lost_doubled_or_wrongly_refused_with_emqx(protocol: Protocol) -> None:
+    report = crash(6, 32, round_kills=3, broker="emqx", protocol=protocol)
+    assert report["passed"], report
+    assert report["falsely_refused"] == 0
 
 
 # what the judge says of each planted fault
