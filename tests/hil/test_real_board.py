@@ -173,6 +173,7 @@ def test_power_cut_while_lending_leaves_it_whole(
         plugged: VirtualBoard, operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut in the middle of that flash operation: what is given back is what was there."""
     monkeypatch.setattr(BoardLink.run, "__defaults__", (3.0,))  # it will not answer
+    monkeypatch.setattr(loan, "STEP_S", 3.0)
     before = home_again(plugged)
     plugged.power_on()
     with BoardLink(plugged.port):  # at the prompt: nothing is written by itself

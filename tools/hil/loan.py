@@ -23,6 +23,7 @@ from tools.board_work import limit_s
 SETTINGS, KEPT = provision.SETTINGS, "/bench/config.json"
 UNITS = {"c": "°C", "pct": "%", "hpa": "hPa", "ppm": "ppm", "v": "V", "lx": "lx", "db": "dB"}
 MOST_SENSORS = 4
+STEP_S = limit_s(files=4, writes=2)  # of silence: a ring in the way goes file by file, each told
 
 _COMMON = """
 import os
@@ -36,6 +37,7 @@ def wipe():
     if there('/ring'):
         for n in os.listdir('/ring'):
             os.remove('/ring/' + n)
+            print(n)
         os.rmdir('/ring')
 """
 _LEND = _COMMON + """
@@ -86,12 +88,6 @@ def settings(own: Mapping[str, Any], device: str, host: str, port: int,
     }
 
 
-def _limit_s(link: BoardLink) -> float:
-    """Give the longest [s] that moving settings and ring may take."""
-    count = len(link.tree("/ring")) + 4
-    return limit_s(files=count, writes=count)
-
-
 def lend(port: str, device: str, host: str, gateway_port: int,
          sensors: Mapping[str, Sequence[str]], *, board: str, period_s: float,
          firmware: bool) -> None:
@@ -113,13 +109,13 @@ def lend(port: str, device: str, host: str, gateway_port: int,
         if firmware:
             march = deploy.check_board(link, boards.load(board))
             deploy.put(link, deploy.contents(link, [], march))
-        link.run(_LEND, _limit_s(link))
+        link.run(_LEND, STEP_S)
         provision.put(link, wanted)
 
 
 def give_back(port: str) -> bool:
     """Give a board its own settings back and start it; tells whether it was on loan."""
     with BoardLink(port) as link:
-        lent = "given back" in link.run(_GIVE_BACK, _limit_s(link))
+        lent = "given back" in link.run(_GIVE_BACK, STEP_S)
         link.restart()
         return lent
