@@ -31,7 +31,7 @@ _TLS_MS = const(15000)  # for the TLS handshake with CONNACK: 1 s on a quiet ESP
 _PING_MS = const(5000)  # for PINGRESP
 _PACKET_MS = const(5000)  # for the rest of a packet, and for the network to take what we send
 _PUBACK_MS = const(10000)
-_FORGET_AFTER = const(3)  # failed connects, then the address is looked up anew
+_LOOK_AFTER = const(3)  # failed connects, then the address is looked up anew
 
 
 class Link:
@@ -60,7 +60,8 @@ class Link:
         self.connects = 0
         self._deadline = 0
         self._heard = self._said = 0
-        self._ping = self._half = self._stuck = 0  # when it began, 0: it is not
+        self._ping = self._stuck = 0  # when it began, 0: it is not
+        self._part = self._half = 0  # how far a packet is that has not come whole, since when
         self._pid = 0  # packet identifier that waits for its PUBACK, 0: none
         self._puback_by = 0
 
@@ -70,9 +71,14 @@ class Link:
         try:
             if isinstance(self.tls, str):
                 raise Broken(self.tls)
-            if self.addr is None:  # this may block, so the answer is kept
+            # this may block, so the answer is kept; one of before is better than none
+            if self.addr is None or self.failed and self.failed % _LOOK_AFTER == 0:
                 client = self.client
-                self.addr = socket.getaddrinfo(client.server, client.port)[0][-1]
+                try:
+                    self.addr = socket.getaddrinfo(client.server, client.port)[0][-1]
+                except OSError:
+                    if self.addr is None:
+                        raise
             self.wire.open(self.addr)
         except Exception as error:
             self._fail(error)
@@ -83,19 +89,9 @@ class Link:
         """Close at once, without DISCONNECT: the broker publishes the will."""
         self.wire.close()
         self.state = DOWN
-        self._ping = self._half = self._stuck = self._pid = 0
+        self._ping = self._part = self._stuck = self._pid = 0
         self._inbox.clear()
         self.why = why or self.why
-
-    def disconnect(self):
-        """Say goodbye, so that the will is not published, and close."""
-        try:
-            if self.state == UP:
-                self.wire.write(b"\xe0\0")  # umqtt's disconnect() would close before it is sent
-                self.wire.flush()
-        except Exception:
-            pass
-        self.close("")
 
     def send(self, topic, msg, retain=False, qos=0):
         """Publish. Return False if the link is not UP or has something to send still.
@@ -140,8 +136,6 @@ class Link:
     def _fail(self, error):
         if self.state != UP:
             self.failed += 1
-            if self.failed % _FORGET_AFTER == 0:
-                self.addr = None
         self.close("%s %s" % (type(error).__name__, error))
 
     def _enter(self, state, ms):
@@ -170,18 +164,18 @@ class Link:
             elif now > self._deadline:
                 raise Broken("no TCP connection")
             return
-        self.wire.flush()
-        if self.wire.idle():
-            self._stuck = 0
-        elif not self._stuck:
-            self._stuck = now
         while True:
             kind = self.wire.packet()
             if kind is None:
                 break
-            self._heard = now
-            self._half = 0
+            self._heard = self._half = now
             self._packet(kind)
+        # sent last: TLS, which in a handshake may want to read for that, then waits for what it
+        # wants (modtls_mbedtls.c: poll_mask), where a read behind it would let wait() spin
+        if self.wire.flush() or self.wire.idle():
+            self._stuck = 0
+        elif not self._stuck:
+            self._stuck = now
         self._deadlines(now)
 
     def _packet(self, kind):
@@ -218,18 +212,18 @@ class Link:
     def _deadlines(self, now):
         if self.state != UP and now > self._deadline:
             raise Broken("no CONNACK in time" if self.state == _CONNACK else "no SUBACK in time")
-        if not self.wire.half():
-            self._half = 0
-        elif not self._half:
-            self._half = now
-        elif now - self._half > _PACKET_MS:
+        part = self.wire.half()
+        if part != self._part:
+            self._part = part
+            self._heard = self._half = now
+        elif part and now - self._half > _PACKET_MS:
             raise Broken("half a packet")
         if self._stuck and now - self._stuck > _PACKET_MS and self.state == UP:
             raise Broken("cannot send")
         if self._pid and now > self._puback_by:
             raise Broken("no PUBACK in time")
         if self._ping:
-            if now - self._ping > _PING_MS:
+            if now - max(self._ping, self._heard) > _PING_MS:
                 raise Broken("no PINGRESP")
         elif self.state == UP and self.wire.idle():
             quiet = self.client.keepalive * 500

@@ -2,7 +2,7 @@
 
 import json
 
-from node import board
+from node import board, goodbye
 
 
 def sleep(app):
@@ -28,7 +28,7 @@ def _leave(app):
             ring._write_slot(slot)  # an empty one: all below was acknowledged, nothing goes again
         except OSError:
             ring.errors += 1
-    app.link.disconnect()
+    goodbye.say(app.link)
 
 
 def forget_wifi(path="/config.json"):

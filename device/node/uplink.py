@@ -64,6 +64,7 @@ class Uplink:
         if link.state == DOWN and now >= self._open_at:
             link.open()
             self._was = CONNECTING  # even if it failed at once
+            now = self.now_ms()  # looking up a name may have taken seconds
         link.step()
         self._note_state(now)
         if link.state != UP:

@@ -51,6 +51,10 @@ class Wifi:
         except Exception as error:  # the ESP32 port raises RuntimeError as well
             print("wifi", type(error).__name__, error)
             self._since, self._resting = now, True
+            try:
+                wlan.disconnect()  # one that connects by itself, as after a soft reset, refuses
+            except Exception:
+                pass
 
     def rssi(self):
         """Return the signal strength [dBm], or None."""

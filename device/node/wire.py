@@ -9,7 +9,8 @@ it writes into a buffer and reads from one, so no call of its can block:
   are left in the middle, after they have written all of their packet, and the answer is taken
   from packet() when it comes.
 
-It works the same with every version of umqtt, for plain TCP and for TLS.
+It works the same with every version of umqtt, for plain TCP and for TLS. Nothing here may count
+on being done by its first poll: on loopback all is, on a radio nothing is.
 """
 
 import select
@@ -44,7 +45,9 @@ class Wire:
         self._reset()
 
     def _reset(self):
+        self._open = False  # the TCP connection stands
         self._sent = self._end = 0  # of _out: sent so far, end
+        self._upto = 0  # the end of what is being sent, 0: nothing is
         self._got = self._at = 0  # of _in: bytes there, read so far by umqtt
         self._size = 0  # of the packet at the start of _in, 0 while that is unknown
         self._skip = 0  # bytes of a too long packet still to come
@@ -60,11 +63,7 @@ class Wire:
     def connect(self, _):
         pass
 
-    def settimeout(self, _):
-        pass
-
-    def setblocking(self, _):
-        pass
+    settimeout = setblocking = connect
 
     def read(self, size):
         if size and self._at >= self._size:
@@ -112,16 +111,16 @@ class Wire:
             if error.args[0] not in _INPROGRESS:
                 self.close()
                 raise
-        self._poll.register(sock, select.POLLIN | select.POLLOUT)
+        # a chip tells of HUP only where it is asked for, and of a refused connect as POLLOUT too
+        self._poll.register(sock, select.POLLOUT | select.POLLERR | select.POLLHUP)
 
     def opened(self):
         """Return whether the TCP connection stands. Raise Broken if it was refused."""
         for _sock, event in self._poll.ipoll(0):
-            if event & (select.POLLERR | select.POLLHUP):
+            if event & ~select.POLLOUT:
                 raise Broken("connection refused")
-            if event & select.POLLOUT:
-                return True
-        return False
+            self._open = True
+        return self._open
 
     def secure(self, tls, host):
         """Go on in TLS; the handshake happens in the coming flush() calls."""
@@ -144,13 +143,21 @@ class Wire:
         return self._out[at:]
 
     def flush(self):
-        """Send what the network takes now. Raise OSError if it is gone."""
-        if self._sent < self._end:
-            sent = self._sock.write(self._out[self._sent : self._end])
-            if sent:
-                self._sent += sent
+        """Send what the network takes now; return whether it took any. Raise OSError if gone."""
+        if self._sent == self._end:
+            return False
+        if not self._upto:
+            self._upto = self._end
+        # given more before it has sent this, TLS says it has sent all (mbedtls_ssl_write)
+        sent = self._sock.write(self._out[self._sent : self._upto])
+        if not sent:
+            return False
+        self._sent += sent
+        if self._sent == self._upto:
+            self._upto = 0
             if self._sent == self._end:
                 self._sent = self._end = 0
+        return True
 
     def packet(self):
         """Return the first byte of a packet that has come whole, or None.
@@ -175,15 +182,16 @@ class Wire:
         return self._in[at + 1 : self._size]
 
     def half(self):
-        """Return whether a packet has begun and not ended."""
-        return self._skip > 0 or (self._got > 0 and not self._size)
+        """Return 0, or where a packet has begun and not ended a number that each byte changes."""
+        return self._skip or (0 if self._size else self._got)
 
     def wait(self, ms):
         """Wait until there is something to read, or to send if there was, at most ms."""
         if self._sock is None:
             return False
-        mask = select.POLLIN if self._sent == self._end else select.POLLIN | select.POLLOUT
-        self._poll.modify(self._sock, mask)
+        if self._open:  # else it waits for that
+            mask = select.POLLIN if self._sent == self._end else select.POLLIN | select.POLLOUT
+            self._poll.modify(self._sock, mask)
         for _event in self._poll.ipoll(ms):
             pass
         return True

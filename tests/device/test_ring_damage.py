@@ -259,7 +259,7 @@ class Board:
     def __init__(self, world: World) -> None:
         self.ring = world.ring
         self.sleep_ms = 1000
-        self.link = SimpleNamespace(disconnect=lambda: None)
+        self.link = SimpleNamespace(state=0, wire=None, close=lambda _: None)
         self.wifi = SimpleNamespace(stop=lambda: None)
         self.machine = SimpleNamespace(deepsleep=lambda _: None)
 

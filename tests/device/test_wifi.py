@@ -19,6 +19,7 @@ class Radio:
         self.now_ms = 0
         self.error: Exception | None = None
         self.joined = False
+        self.busy = False  # connecting by itself: it takes nothing until disconnect()
 
     def active(self, _on: bool) -> None:
         pass
@@ -32,7 +33,10 @@ class Radio:
             raise self.error
 
     def disconnect(self) -> None:
-        pass
+        if self.busy:
+            self.busy, self.error = False, None
+        if self.error:
+            raise self.error
 
 
 @pytest.fixture
@@ -73,3 +77,9 @@ def test_connected_station_is_left_alone(radio: Radio) -> None:
     radio.joined = True
     assert run(radio, 60_000).up
     assert radio.connects == []
+
+
+def test_station_that_connects_by_itself_is_stopped_first(radio: Radio) -> None:
+    radio.busy, radio.error = True, RuntimeError("Wifi Internal Error")
+    run(radio, 5_000)
+    assert radio.connects == [0, 1000]

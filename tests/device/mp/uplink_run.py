@@ -3,7 +3,8 @@
 argv: a JSON object: port, records (to make, then wait until all are acknowledged), every_ms,
 qos, to_broker, fast (how much faster the firmware's clock runs), pid (to start from), idle_ms
 (to go on after the last), limit_ms. Times but every_ms are the firmware's. reset_on: the network
-resets the connection, once, while a packet with this text in it goes out.
+resets the connection, once, while a packet with this text in it goes out. nap_ms: how long the
+loop waits for the network, as far as there is nothing to do.
 Prints the uplink's lines, then one JSON line.
 """
 
@@ -12,6 +13,7 @@ import json
 import sys
 import time
 
+from node import goodbye
 from node.clock import Backoff
 from node.link import Link
 from node.ring import Ring
@@ -19,7 +21,7 @@ from node.uplink import Uplink
 
 options = {"records": 20, "every_ms": 5, "qos": 0, "to_broker": False, "fast": 20, "pid": 0,
            "idle_ms": 0, "limit_ms": 100000, "keepalive_s": 30, "fill": 0,
-           "tls": False, "reset_on": ""}  # fmt: skip
+           "tls": False, "reset_on": "", "nap_ms": 1}  # fmt: skip
 options.update(json.loads(sys.argv[1]))
 FAST = options["fast"]
 start = time.ticks_ms()
@@ -115,6 +117,7 @@ gap = 0  # the longest that the loop was held up [real ms]
 next_at = last = time.ticks_ms()
 done_at = -1
 first_ack = -1
+steps = 0
 while now_ms() < options["limit_ms"]:
     here = time.ticks_ms()
     gap = max(gap, time.ticks_diff(here, last))
@@ -131,11 +134,15 @@ while now_ms() < options["limit_ms"]:
     if done_at >= 0 and now_ms() - done_at >= options["idle_ms"]:
         break
     busy = time.ticks_ms()
-    link.wire.wait(1) or time.sleep_ms(1)
+    link.wire.wait(options["nap_ms"]) or time.sleep_ms(options["nap_ms"])
+    steps += 1
     last = time.ticks_add(last, time.ticks_diff(time.ticks_ms(), busy))
-link.disconnect()
+left = now_ms()
+goodbye.say(link)
+left = now_ms() - left
 print(json.dumps({
     "acked": uplink.acked, "made": made, "first_ack_ms": first_ack, "done_ms": done_at,
     "gap_ms": gap, "connects": link.connects, "why": link.why, "skipped": link.wire.skipped,
-    "answered": answered, "held": ring.held(), "t0": ring._boots.get((b"\x01\x02\x03\x04", 3)),
+    "answered": answered, "steps": steps, "left_ms": left,
+    "held": ring.held(), "t0": ring._boots.get((b"\x01\x02\x03\x04", 3)),
 }))  # fmt: skip
