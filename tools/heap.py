@@ -1,5 +1,6 @@
 """How much heap the firmware needs, measured on the virtual board (32-bit where it can be).
 
+The board's network is AT_ONCE: the sockets of another are one more stand-in, with its own names.
 The stand-ins and umqtt, which cost a real image no heap, are measured on a board without the
 firmware and taken off. What is left is the firmware with its ring and its sensors.
 """
@@ -15,6 +16,7 @@ from typing import Any
 from tools import firmware
 from tools.board_errors import LinkError
 from tools.virtual import NotSaidError, VirtualBoard
+from tools.virtual.network import AT_ONCE
 
 SENSORS: tuple[dict[str, Any], ...] = (
     {"kind": "dht22", "name": "air", "pin": 4, "period_s": 0.5},
@@ -65,7 +67,8 @@ def _stand_ins(folder: Path, sensors: Sequence[dict[str, Any]]) -> int:
     main += "\nimport gc\ngc.collect()\nprint('taken', gc.mem_alloc())\n"
     image = folder / "bare.img"
     with VirtualBoard(
-        image=image, files={"main.py": main.encode()}, config=_settings(sensors), heap_kb=ROOM_KB
+        image=image, files={"main.py": main.encode()}, config=_settings(sensors),
+        heap_kb=ROOM_KB, network=AT_ONCE,
     ) as board:
         return int(board.wait(r"^taken (\d+)")[1])
 
@@ -74,7 +77,8 @@ def _lowest(folder: Path, sensors: Sequence[dict[str, Any]], heap_kb: int) -> tu
     """Run the firmware; gives the heap's size and the least that was free [bytes]."""
     image = folder / f"firmware-{heap_kb}.img"
     with VirtualBoard(
-        image=image, files=firmware.FOLDER, config=_settings(sensors), heap_kb=heap_kb
+        image=image, files=firmware.FOLDER, config=_settings(sensors), heap_kb=heap_kb,
+        network=AT_ONCE,
     ) as board:
         mark, low = 0, 0
         for _ in range(LOOKS):

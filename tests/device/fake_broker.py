@@ -11,8 +11,11 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+PIECE_S = 0.05
 
 
 @dataclass
@@ -24,7 +27,8 @@ class Manner:
     half: sends this much of the first acknowledgement, then nothing more.
     first: bytes to send once after the SUBACK. before_puback: bytes to send before each PUBACK.
     close_on: "connect" or "up": closes then. deaf: reads nothing after the SUBACK.
-    drip: sends acknowledgements a byte at a time.
+    drip: sends acknowledgements a byte at a time. first_in: `first` goes out in so many pieces,
+    one each PIECE_S. stays: leaves the connection open after a DISCONNECT.
     """
 
     silent: bool = False
@@ -39,6 +43,8 @@ class Manner:
     close_on: str = ""
     deaf: bool = False
     drip: bool = False
+    first_in: int = 1
+    stays: bool = False
 
 
 def packet(kind: int, body: bytes) -> bytes:
@@ -59,10 +65,11 @@ def publish(topic: str, payload: bytes, *, retained: bool = False) -> bytes:
 
 @dataclass
 class FakeBroker:
-    """Listens on a free port of 127.0.0.1 until close()."""
+    """Listens on a port of 127.0.0.1, a free one by default, until close()."""
 
     manners: list[Manner]
     tls: ssl.SSLContext | None = None
+    port: int = 0
     connections: int = 0
     have: dict[tuple[str, int], int] = field(default_factory=dict)
     records: list[tuple[int, int]] = field(default_factory=list)  # (boot, seq), new ones only
@@ -77,8 +84,8 @@ class FakeBroker:
     news: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._server.getsockname()[1]
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.listener.getsockname()[1]
         self._open: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
@@ -86,8 +93,9 @@ class FakeBroker:
 
     def close(self) -> None:
         """Stop listening and drop every connection."""
-        self._server.shutdown(socket.SHUT_RDWR)  # close() alone leaves accept() one more
-        self._server.close()
+        if self.listener.fileno() >= 0:
+            self.listener.shutdown(socket.SHUT_RDWR)  # close() alone leaves accept() one more
+            self.listener.close()
         for connection in self._open:
             connection.close()
 
@@ -107,10 +115,15 @@ class FakeBroker:
             assert self.news.wait_for(lambda: len(found()) >= count, timeout_s), self.published
             return [json.loads(payload) for payload in found()]
 
+    def wait_until(self, holds: Callable[[], bool], timeout_s: float = 10) -> None:
+        """Wait until that holds after a message."""
+        with self.news:
+            self.news.wait_for(holds, timeout_s)
+
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._server.accept()
+                connection, _ = self.listener.accept()
             except OSError:
                 return
             manner = self.manners[min(self.connections, len(self.manners) - 1)]
@@ -150,7 +163,8 @@ class FakeBroker:
             elif kind == 0x82:
                 if manner.suback:
                     self._pid(body)
-                    connection.sendall(packet(0x90, body[:2] + b"\0") + manner.first)
+                    connection.sendall(packet(0x90, body[:2] + b"\0"))
+                    self._send(connection, manner.first, manner.first_in)
                 if manner.deaf:
                     self._over.wait()
             elif kind == 0xC0:
@@ -159,11 +173,15 @@ class FakeBroker:
                     connection.sendall(b"\xd0\0")
             elif kind == 0xE0:
                 self.disconnects += 1
+                if not manner.stays:
+                    return
             elif kind & 0xF0 == 0x30:
                 topic, payload, pid = self._publish(kind, body)
                 if topic.endswith("/up") and manner.close_on == "up":
                     return
                 answer = self._batch(topic, payload) if topic.endswith("/up") else b""
+                with self.news:
+                    self.news.notify_all()
                 if pid and manner.puback:
                     connection.sendall(manner.before_puback + packet(0x40, pid))
                 if answer and manner.half and first:
@@ -177,6 +195,13 @@ class FakeBroker:
                 first = first and not answer
             else:
                 self.problems.append(f"packet of type {kind >> 4}")
+
+    def _send(self, connection: socket.socket, data: bytes, pieces: int) -> None:
+        size = -(-len(data) // pieces) or 1
+        for at in range(0, len(data), size):
+            connection.sendall(data[at : at + size])
+            if pieces > 1:
+                self._over.wait(PIECE_S)
 
     def _publish(self, kind: int, body: bytes) -> tuple[str, bytes, bytes]:
         length = struct.unpack_from("!H", body)[0]

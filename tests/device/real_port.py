@@ -32,7 +32,7 @@ class MicroPython:
     """Runs scripts of tests/device/mp on the real interpreter, as nobody where we are root."""
 
     def __init__(self, paths: list[Path], heap: str) -> None:
-        self._paths = paths
+        self.paths = paths
         self._heap = heap
 
     def start(self, script: str, *args: str, heap: str | None = None) -> subprocess.Popen[str]:
@@ -42,7 +42,7 @@ class MicroPython:
             command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
         place = open_copy(HERE / "mp")
         command += ["-X", f"heapsize={heap or self._heap}", str(place / script), *args]
-        paths = ":".join([str(open_copy(path)) for path in self._paths])
+        paths = ":".join([str(open_copy(path)) for path in self.paths])
         env = {"MICROPYPATH": paths + ":.frozen", "PATH": "/usr/bin:/bin"}
         return subprocess.Popen(
             command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,6 +1,7 @@
 """umqtt's faults against a broker that shows them, on the real MicroPython.
 
-The firmware's clock runs 20 times faster than ours here; times below are the firmware's.
+The firmware's clock runs 20 times faster than ours here; times below are the firmware's. So this
+network is loopback, done at once: tests/device/test_slow_link.py has one that takes time.
 """
 
 from __future__ import annotations

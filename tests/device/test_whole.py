@@ -86,8 +86,9 @@ def test_told_records_arrive_after_a_power_cut(fake: FakeBroker, image: Path) ->
         board.power_on()
         board.wait(r"^online")
         board.wait(r"^rec \w+ 2 20$")
+        first = [record for record in told[:cut_at] if record[0] == 1]
+        fake.wait_until(lambda: set(first) <= set(fake.records))
         board.power_cut()
-    first = [record for record in told[:cut_at] if record[0] == 1]
     assert len(first) >= 30
     assert set(first) <= set(fake.records)
     assert len(fake.records) == len(set(fake.records))

@@ -8,13 +8,17 @@ Every TCP connection of the board runs through here, so it can be broken as radi
     power cut, reset           the far end keeps a half-open connection and is told nothing; if it
                                sends to the board when it has power again, it gets a reset
     soft reset                 the connections are closed in order
+
+How long anything takes is in tools/virtual/network.py.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from tools.virtual.links import Links
+from tools.virtual.network import Network
 from tools.virtual.reactor import Alarm, Reactor
 
 CONNECTING, GOT_IP, IDLE = 1001, 1010, 1000
@@ -26,11 +30,15 @@ ASSOCIATE_S = 0.05
 class Air:
     """What is between a board's antenna and the network. Used from the reactor's thread only.
 
-    ssid, password: what the access point wants; None takes any.
+    ssid, password: what the access point wants; None takes any. names_fail: nobody knows a name;
+    that is said after as long as knowing one takes.
     """
 
-    def __init__(self, reactor: Reactor, ssid: str | None, password: str | None) -> None:
+    def __init__(self, reactor: Reactor, ssid: str | None, password: str | None,
+                 network: Network) -> None:
         self.ssid, self.password = ssid, password
+        self.network = network
+        self.names_fail = False
         self.rssi_dbm = -61
         self.hostname = "espressif"
         self._reactor = reactor
@@ -41,7 +49,7 @@ class Air:
         self._status = IDLE
         self._wanted: tuple[Any, Any] | None = None
         self._alarm: Alarm | None = None
-        self._links = Links(reactor, lambda: self._joined, lambda: self.carries)
+        self._links = Links(reactor, network, lambda: self._joined, lambda: self.carries)
 
     # The world's side.
 
@@ -93,6 +101,8 @@ class Air:
         if what == "connect":
             if not self._active:
                 raise OSError("Wifi Not Started")
+            if self._status == CONNECTING:
+                raise OSError("Wifi Internal Error")
             self._wanted = (value[0], value[1])
             self._associate()
             return None
@@ -117,9 +127,20 @@ class Air:
             return self.hostname
         return {"ssid": self.ssid, "essid": self.ssid, "channel": 6, "txpower": 20}.get(value)
 
+    def look_up_s(self, host: str) -> float:
+        """Give how long looking that up takes [s]; an address takes none."""
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return self.network.names_ms / 1000
+        return 0.0
+
     def route(self, host: str, port: int) -> tuple[str, int]:
-        """Give the local address that leads to host and port; OSError where there is no net."""
-        if not self.carries:
+        """Give the local address that leads to host and port.
+
+        Raises OSError where there is no net or nobody knows the name.
+        """
+        if not self.carries or (self.names_fail and self.look_up_s(host)):
             raise OSError(NO_HOST)
         return "127.0.0.1", self._links.route(host, port)
 

@@ -30,14 +30,16 @@ from tools.virtual.air import Air
 from tools.virtual.console import Console, LineListener
 from tools.virtual.flash import CHIP, Costs, Flash
 from tools.virtual.hardware import Hardware
+from tools.virtual.network import Network
+from tools.virtual.network import default as default_network
 from tools.virtual.parts import Part
 from tools.virtual.supervisor import HARD, POWER_ON, Supervisor
 from tools.virtual.world import World
 
 LIMIT_S = 20.0
-# What an image has built in and a virtual board has in its heap: 12 to 14 KB, and the table of
+# What an image has built in and a virtual board has in its heap: 13 to 17 KB, and the table of
 # names, which both share here and which grows in steps (docs/firmware.md, "Heap").
-STAND_INS_KB = 20
+STAND_INS_KB = 26
 
 
 class VirtualBoard(Startable):
@@ -49,8 +51,9 @@ class VirtualBoard(Startable):
     written to /config.json then. heap_kb [KiB]: all of it, stand-ins included; without it the
     firmware has what the board file says. pty: give it a serial
     port, `port`. on_line: is called with each console line, in the board's thread. access_point:
-    name and password it wants, None: any; by default those of `config`. flash_costs: what reads
-    and erases take; nothing while a flashing tool has the board.
+    name and password it wants, None: any; by default those of `config`. network: how long things
+    take behind it. flash_costs: what reads and erases take; nothing while a flashing tool has the
+    board.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class VirtualBoard(Startable):
         pty: bool = False,
         on_line: LineListener | None = None,
         access_point: tuple[str | None, str | None] | None = None,
+        network: Network | None = None,
         flash_costs: Costs = CHIP,
         say: Say = silent,
     ) -> None:
@@ -78,6 +82,7 @@ class VirtualBoard(Startable):
         self._files = files
         self._say = say
         self._access_point = access_point
+        self._network = network or default_network()
         self._want_pty = pty
         self._core: Supervisor | None = None
 
@@ -96,6 +101,7 @@ class VirtualBoard(Startable):
             heap_kb=self.heap_kb,
             ssid=ssid,
             password=password,
+            network=self._network,
             pty=self._want_pty,
         )
         if self.config:

@@ -15,6 +15,7 @@ from tools.virtual.air import Air
 from tools.virtual.console import Console
 from tools.virtual.flash import FREE, Flash
 from tools.virtual.hardware import Hardware
+from tools.virtual.network import Network
 from tools.virtual.process import JailError, Process
 from tools.virtual.reactor import READ, Alarm, Reactor
 from tools.virtual.rootfs import Rootfs
@@ -45,6 +46,7 @@ class Supervisor:
         heap_kb: int,
         ssid: str | None,
         password: str | None,
+        network: Network,
         pty: bool,
     ) -> None:
         flash.take()
@@ -58,7 +60,7 @@ class Supervisor:
         self.serving: Future[int] | None = None
         self.died: BaseException | None = None
         self.reactor = Reactor(f"board {flash.image.stem}")
-        self.air = Air(self.reactor, ssid, password)
+        self.air = Air(self.reactor, ssid, password, network)
         self.uart = Uart(self.reactor, console, pty=pty)
         self._partial = b""
         self._cause = POWER_ON
@@ -222,8 +224,12 @@ class Supervisor:
             return None
         if what == "wifi":
             return self.air.request(words[0], words[1])
+        if what == "network":
+            network = self.air.network
+            return None if network.at_once else [network.piece_bytes, network.rest_ms]
         if what == "route":
-            return self.air.route(str(words[0]), int(words[1]))
+            self._route(number, str(words[0]), int(words[1]))
+            return ...
         if what in ("wdt", "feed"):
             self._feed(words[0] / 1000 if words else None)
             return None
@@ -250,6 +256,20 @@ class Supervisor:
             self.console.note("the flash holds no file system")
             return None
         return self.hardware.answer(what, words)
+
+    def _route(self, number: int, host: str, port: int) -> None:
+        """Look a host up, which takes its time; the board stands meanwhile, as a real one does."""
+        asked = self.process
+
+        def answer() -> None:
+            if self.process is not asked:
+                return
+            try:
+                self.reply(number, self.air.route(host, port))
+            except OSError as error:
+                self.reply(number, None, error.args[0])
+
+        self.reactor.later(self.air.look_up_s(host), answer)
 
     def _feed(self, timeout_s: float | None) -> None:
         if self._watchdog:

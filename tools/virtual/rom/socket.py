@@ -1,7 +1,12 @@
-# Sockets are the real ones; names lead through the air, so that the radio can fall silent.
+# Sockets are the real ones, slowed where the network takes time. Names lead through the air.
 from usocket import *
 import usocket
 from _host import ask
+
+if ask("network"):
+    import _slow
+
+    socket = _slow.socket
 
 
 def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
