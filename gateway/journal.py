@@ -70,7 +70,7 @@ class Journal:
     """One generation of records. Raises OutboxError where the disk does."""
 
     def __init__(self, path: Path, size_bytes: int = SIZE_BYTES) -> None:
-        self.path, self.size_bytes = path, size_bytes
+        self.path, self.size_bytes, self.want_bytes = path, size_bytes, size_bytes
         self.generation = 0
         self.at = 0  # the offset of the next record
         self.torn = False  # a write failed; what it left may look whole until the next one
@@ -80,8 +80,15 @@ class Journal:
             self._fd = _open(path)
             have = os.fstat(self._fd).st_size // PAGE * PAGE
             if have < size_bytes:
-                lengthen(self._fd, have, size_bytes)
+                try:
+                    lengthen(self._fd, have, size_bytes)
+                except OSError:
+                    if have < min(SMALLEST_BYTES, size_bytes):
+                        raise
+                    self.size_bytes = have  # a full disk
                 _sync_folder(path.parent)
+            elif have > size_bytes:
+                self.size_bytes = have  # until it is empty, see `begin`
         except OSError as error:
             self.close()
             raise OutboxError(f"{path}: {error.strerror}; is there room on the disk?") from error
@@ -95,9 +102,10 @@ class Journal:
     def begin(self) -> None:
         """Start the next generation: the database has everything, and that is on the disk."""
         self.generation, self.at, self.torn = self.generation + 1, 0, False
-        with suppress(OSError):  # of a larger disk, or an earlier version: give the rest back
-            if os.fstat(self._fd).st_size > self.size_bytes:
-                os.ftruncate(self._fd, self.size_bytes)
+        if self.size_bytes > self.want_bytes:  # an earlier version's: give the rest back
+            with suppress(OSError):
+                os.ftruncate(self._fd, self.want_bytes)
+                self.size_bytes = self.want_bytes
 
     def shrink(self) -> bool:
         """Give half of an empty one back to the disk; False where it is as small as it may be."""

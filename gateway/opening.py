@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
 
-from gateway import batch, database
+from gateway import batch, database, journal, old_log
 from gateway.batch import Change
 from gateway.errors import OutboxError
-from gateway.journal import JOURNAL, AlienError, Journal
+from gateway.journal import JOURNAL, RESERVE_BYTES, SMALLEST_BYTES, AlienError, Journal
 
 log = logging.getLogger("tidegate.outbox")
 
@@ -49,7 +50,15 @@ def open_files(path: Path, journal_bytes: int) -> Opened:
 
 def _connect(path: Path) -> tuple[Path | None, sqlite3.Connection]:
     try:
-        return None, database.connect(path)
+        if path.with_name(path.name + old_log.MOVING).exists():
+            old_log.take_over(path)
+        try:
+            return None, database.connect(path)
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error) or not path.exists():
+                raise
+            _make_room(path)
+            return None, database.connect(path)
     except sqlite3.DatabaseError as error:
         if "locked" in str(error):
             raise OutboxError(f"{path}: in use; another gateway runs on it") from error
@@ -59,6 +68,23 @@ def _connect(path: Path) -> tuple[Path | None, sqlite3.Connection]:
         aside = _put_aside(path, ("", "-journal", "-wal", "-shm", JOURNAL))
         log.error("outbox corrupt, set aside path=%s reason=%s", aside, error)
     return aside, database.connect(path)
+
+
+def _make_room(path: Path) -> None:
+    """Of an outbox of an earlier version on a full disk: take its log over, and give back what of
+    the journal is of no worth. Raises OutboxError, sqlite3.Error."""
+    log.warning("the disk is full, taking an outbox of an earlier version over page by page")
+    old_log.take_over(path)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+    try:
+        applied = database.applied(db)
+    finally:
+        db.close()
+    file = path.with_name(path.name + JOURNAL)
+    if applied is not None and file.exists():
+        end = max(SMALLEST_BYTES, journal.read(file, *applied).end + RESERVE_BYTES)
+        if file.stat().st_size > end:
+            os.truncate(file, end)
 
 
 def _put_aside(path: Path, suffixes: tuple[str, ...]) -> Path:
@@ -75,13 +101,12 @@ def _put_aside(path: Path, suffixes: tuple[str, ...]) -> Path:
 
 def _open_journal(path: Path, size_bytes: int, db: sqlite3.Connection) -> Opened:
     file = path.with_name(path.name + JOURNAL)
-    journal = Journal(file, size_bytes)
     applied = database.applied(db)
     assert applied is not None
-    opened = Opened(db, journal)
+    opened = Opened(db, Journal(file, size_bytes))
     opened.forget = bool(db.execute("SELECT forget FROM journal").fetchone()[0])
     try:
-        found = journal.read(*applied)
+        found = opened.journal.read(*applied)
         for body in found.bodies:
             change = batch.decode(body)
             opened.changes.append(change)
@@ -91,7 +116,7 @@ def _open_journal(path: Path, size_bytes: int, db: sqlite3.Connection) -> Opened
         reason = "a record is unreadable; the others were taken over"
     except (AlienError, msgspec.MsgspecError) as error:
         reason = str(error)
-    journal.close()
+    opened.journal.close()
     opened.forget = True
     _must_forget(db)
     aside = _put_aside(path, (JOURNAL,))

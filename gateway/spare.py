@@ -50,8 +50,8 @@ class Spare:
 
     def __init__(self, path: Path, journal: Journal) -> None:
         self._path, self._journal = path, journal
-        self.want_bytes = max(2 * SLACK_BYTES, journal.size_bytes * 5 // 4)
-        self.undo_bytes = min(UNDO_MOST_BYTES, max(UNDO_LEAST_BYTES, journal.size_bytes // 2))
+        self.want_bytes = max(2 * SLACK_BYTES, journal.want_bytes * 5 // 4)
+        self.undo_bytes = min(UNDO_MOST_BYTES, max(UNDO_LEAST_BYTES, journal.want_bytes // 2))
         self.free_bytes = self.owed_bytes = 0  # in the database; to the rows of the journal
 
     def open(self, db: sqlite3.Connection) -> None:
