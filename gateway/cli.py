@@ -115,6 +115,8 @@ def status(path: Path, as_json: bool) -> None:
                + (", ".join(f"{name} {port}" for name, port in ports.items() if port)
                   or "listens for no device"))
     click.echo(f"upstream   {answer['upstream']} ({answer['upstream_connects']} connects)")
+    for notice in answer["upstream_notices"]:
+        click.echo(f"notice     {notice}")
     if answer["broker"] is not None:
         click.echo(f"broker     {answer['broker']} ({answer['broker_connects']} connects)")
     click.echo(f"outbox     {answer['depth']} messages, the oldest "
@@ -128,6 +130,10 @@ def status(path: Path, as_json: bool) -> None:
         click.echo("           last used on another machine, which must not use it any more")
     click.echo(f"devices    {answer['connected_devices']} connected")
     click.echo(f"delivered  {answer['delivered']} since it started")
+    for what, count in sorted(answer["after_lost_session"].items()):
+        click.echo(f"           {count} {what} after a lost session, see after_lost_session")
+    if answer["releases_given_up"]:
+        click.echo(f"           of {answer['releases_given_up']} the upstream closes over PUBREL")
     wear = ""  # not before the journal's file, made once, is a small part of it
     if answer["payload_bytes"] >= SIZE_BYTES and answer["written_bytes"]:
         each = answer["written_bytes"] / answer["payload_bytes"]

@@ -30,8 +30,8 @@ from operator import attrgetter
 
 from msgspec import Struct, field
 
+from gateway.again import Again, key_of
 from gateway.batch import Entry
-from gateway.lanes import Lanes
 from gateway.mids import Mids
 from gateway.reasons import IDENTIFIER_IN_USE
 from gateway.routes import REFUSED
@@ -46,8 +46,6 @@ from gateway.wire import (
     encode_publish,
     encode_text,
 )
-
-PUBRELS = ""  # stands for all PUBRELs where what is held back is named by its topic
 
 
 class Limits(Struct):
@@ -75,17 +73,11 @@ class Progress(Struct):
     reply: bytearray = field(default_factory=bytearray)
 
 
-def key_of(entry: Entry) -> str:
-    """By what an entry is held back: what is next of it is a PUBREL, or goes to a topic."""
-    return PUBRELS if entry.released else entry.topic
-
-
-class Flight(Lanes):
+class Flight(Again):
     """The session with the upstream, as seen from its sender.
 
     dup_flag: false leaves DUP out of what is sent again. qos_0: what came at QoS 1 or 2 may go to
-    an upstream that takes QoS 0 alone. held: topics, and PUBRELS, of which nothing is sent.
-    most: of packets that wait for an answer, None where only the window counts.
+    an upstream that takes QoS 0 alone. most: of packets that wait for an answer, None where only the window counts.
     """
 
     def __init__(self, *, dup_flag: bool = True, qos_0: bool = False) -> None:
@@ -93,18 +85,12 @@ class Flight(Lanes):
         self.mids = Mids()
         self.limits = Limits()
         self.connected = False
-        self.in_flight: dict[int, Entry] = {}  # by packet identifier, in order of first send
-        self.held: set[str] = set()
         self.most: int | None = None
-        self.acknowledged = 0  # messages done, ever
         self.lowered = 0  # QoS 2 messages that the upstream took at QoS 1
         self.oversized: list[Entry] = []  # found by `send`, still on the shelf or in flight
         self.passed_s = 0.0  # when the newest was sent of those that are acknowledged
-        self.open = 0  # of in_flight, those sent on this connection: what Receive Maximum limits
         self.qos_0, self._dup_flag = qos_0, dup_flag
-        self._again: deque[Entry] = deque()  # to send before anything new
         self._releases = 0  # first of `_again`, to be answered before anything else goes
-        self._unsent: list[Entry] = []  # of the lanes, first in theirs
         self.strangers = Strangers(self.mids)
         self._topics: dict[str, bytes] = {}
 
@@ -164,56 +150,6 @@ class Flight(Lanes):
         self._again.clear()
 
     # --- what is to be sent
-
-    def unsend(self, entries: list[Entry]) -> None:
-        """Entries that ended by being sent (QoS 0) did not leave: in their place again."""
-        for entry in entries:
-            entry.sent, entry.sent_s = False, 0.0
-        self.put_back(entries)
-        self._unsent = entries + self._unsent
-        self.acknowledged -= len(entries)
-
-    def _merge_unsent(self) -> None:
-        """What was sent at QoS 0 in vain goes before what was sent behind it."""
-        unsent, again = self._unsent, self._again
-        self._unsent, self._again = [], deque()
-        for entry in again:
-            for lane in self.lanes[:entry.lane + 1]:
-                while lane and lane[0].key < entry.key and lane[0] in unsent:
-                    self._again.append(lane.popleft())
-            self._again.append(entry)
-
-    def hold(self, key: str) -> None:
-        """Send nothing of a topic, or no PUBRELs, for now."""
-        self.held.add(key)
-        if self._again:
-            self._again = deque(e for e in self._again if key_of(e) != key)
-
-    def again(self, key: str) -> None:
-        """Send what is in flight of a held topic now; what came behind it waits."""
-        self._again.extend(e for e in self.in_flight.values() if not e.sent_s
-                           and key_of(e) == key)
-
-    def alone(self, entry: Entry) -> None:
-        """Send this one of a held topic next."""
-        self._again.appendleft(entry)
-
-    def let(self, key: str) -> None:
-        """Send what was held of a topic."""
-        if key in self.held:
-            self.held.discard(key)
-            there = set(map(id, self._again))
-            self._again.extend(e for e in self.in_flight.values() if not e.sent_s
-                               and key_of(e) == key and id(e) not in there)
-            self.unshelve([entry for entry in self.shelf if entry.topic == key])
-
-    def remove(self, entry: Entry) -> None:
-        """Take an entry out of flight, or off the shelf."""
-        if self.in_flight.get(entry.mid) is entry:
-            del self.in_flight[entry.mid]
-            self.open -= entry.sent_s > 0
-        elif entry in self.shelf:
-            self.shelf.remove(entry)
 
     def send(self, max_bytes: int, now_s: float) -> tuple[list[bytes], list[Entry]]:
         """Packets to write now, about max_bytes of them, and what ends with the write (QoS 0)."""
