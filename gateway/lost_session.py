@@ -5,6 +5,9 @@ which only that session wants. Brokers that deliver at PUBREL (Mosquitto, aedes,
 it then; those that deliver at PUBLISH (EMQX) had. So it is sent anew, and may come twice, or let
 go, and may be lost: `after_lost_session` says which. Every case is counted.
 
+A gateway that is killed between such a CONNACK and the note on disk finds the new session present,
+and cannot know. That is the one case which is not counted.
+
 Sent anew, a message has a new key: `released` is noted on disk by key, and a crash must not bring
 that back for what is published again. Nothing is sent before that is on disk.
 """
@@ -40,6 +43,11 @@ class LostSession:
         self._resend = resend
         self._task: asyncio.Task[None] | None = None
         self._forgot = False  # the upstream knows nothing of what was sent
+
+    @property
+    def busy(self) -> bool:
+        """Whether a connection waits for the disk."""
+        return self._task is not None
 
     def begin(self, session_present: bool, then: Callable[[bool], None]) -> None:
         """A CONNACK came; call `then` with whether the session is the one that messages in flight

@@ -26,6 +26,8 @@ SETS = [
     Options("narrow", narrow=True),
     Options("sudden", crash=True, crash_share=0.04),
     Options("lowered", crash=True, full=True, max_qos=1),
+    Options("emqx", crash=True, says=True, passing=True, refuse=True),
+    Options("late", crash=True, full=True, forget=True, late=True),
 ]
 SEEDS = range(1, 25)
 OFTEN = 5  # times at least that a set reaches what it is there for
@@ -53,6 +55,8 @@ def expected(options: Options) -> list[str]:
     names += ["PUBRELs after a reconnect"] * (options.max_qos == 2)
     names += ["crashes", "lost behind a CONNECT"] * options.crash
     names += ["failed commits", "full disks drained", "past the journal"] * options.full
+    names += ["passing refusals"] * options.passing + ["0x91"] * options.says
+    names += ["after a lost session"] * options.forget
     names += ["set aside"] * (options.big or options.refuse)
     names += [*POLICIES, "reject"] * options.policies
     return names

@@ -1,7 +1,7 @@
 """The broker: the receiver's side of QoS 1 and 2, on its own reading of MQTT, and the way there.
 
 Method A of section 4.3.3: a message is delivered with its PUBLISH, and its packet identifier is
-kept until PUBREL.
+kept until PUBREL; or method B, it is kept whole and delivered with the PUBREL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from gateway import wire
 from gateway.wire import Ack, Packet, Publish
 from model.rules import Options, hold
 
-NOT_AUTHORIZED = 0x87
+NOT_AUTHORIZED, IN_USE, NOT_FOUND = 0x87, 0x91, 0x92
+PASSING = [0x80, 0x83, 0x89, 0x97]
 OURS, CONTRACT = "tidegate/gateway/", "tidegate/a/"
 
 
@@ -26,12 +27,14 @@ class Broker:
     def __init__(self, rng: random.Random, options: Options, reached: Counter[str]) -> None:
         self._rng, self._reached = rng, reached
         self.refuses, self._forgets = options.refuse, options.forget
+        self.passing, self._late, self._says = options.passing, options.late, options.says
         self._windows = [1, 2] if options.narrow else [1, 2, 5, 10, 10]
         self.delivered: list[tuple[int, Publish]] = []
         self.refused: set[bytes] = set()
+        self.put_off: set[bytes] = set()  # got a code that passes: others overtake them
         self.window = 10
         self.session = 0
-        self._held: dict[int, bytes] = {}  # QoS 2 between PUBLISH and PUBREL: identifier → payload
+        self._held: dict[int, Publish] = {}  # QoS 2 between PUBLISH and PUBREL, by identifier
         self._open: set[int] = set()  # identifiers that await our answer on this connection
         self._received: set[int] = set()  # those that got a PUBREC on this connection
 
@@ -54,12 +57,16 @@ class Broker:
         assert packet.kind == wire.PUBREL
         if packet.mid not in self._received:
             self._reached["PUBRELs after a reconnect"] += 1
-        self._held.pop(packet.mid, None)
+        held = self._held.pop(packet.mid, None)
+        if held is None and self._says:
+            return _coded(wire.PUBCOMP, packet.mid, NOT_FOUND)
+        if held is not None and self._late:
+            self.delivered.append((self.session, held))
         return wire.encode_ack(wire.PUBCOMP, packet.mid)
 
     def answered(self, ack: Ack) -> None:
         """The gateway has read an answer: it may use the identifier, and its place, again."""
-        if ack.kind != wire.PUBREC:
+        if ack.kind != wire.PUBREC or ack.reason >= 0x80:
             self._open.discard(ack.mid)
 
     def _publish(self, p: Publish) -> bytes:
@@ -70,22 +77,35 @@ class Broker:
         self._open.add(p.mid)
         hold(len(self._open) <= self.window, f"over Receive Maximum {self.window}: {p}")
         held = self._held.get(p.mid)
+        if self.passing and self._rng.random() < 0.15:
+            self._reached["passing refusals"] += 1
+            self.put_off.add(p.payload)
+            kind = wire.PUBACK if p.qos == 1 else wire.PUBREC
+            return _coded(kind, p.mid, self._rng.choice(PASSING))
         if p.qos == 1:
             hold(held is None, f"packet identifier used before its QoS 2 ended: {p} over {held!r}")
             if self.refuses and not p.topic.startswith(OURS) and self._rng.random() < 0.1:
                 if not p.topic.startswith(CONTRACT):
                     self.refused.add(p.payload)
-                return bytes([wire.PUBACK << 4, 3, *p.mid.to_bytes(2, "big"), NOT_AUTHORIZED])
+                return _coded(wire.PUBACK, p.mid, NOT_AUTHORIZED)
             self.delivered.append((self.session, p))
             return wire.encode_ack(wire.PUBACK, p.mid)
+        self._received.add(p.mid)
         if held is None:
-            self.delivered.append((self.session, p))
-            self._held[p.mid] = p.payload
+            if not self._late:
+                self.delivered.append((self.session, p))
+            self._held[p.mid] = p
         else:
             hold(p.dup, f"packet identifier used before its end: {p} over {held!r}")
-            hold(held == p.payload, f"another message under an identifier: {p} over {held!r}")
-        self._received.add(p.mid)
+            hold(held.payload == p.payload, f"another under an identifier: {p} over {held!r}")
+            if self._says:
+                self._reached["0x91"] += 1
+                return _coded(wire.PUBREC, p.mid, IN_USE)
         return wire.encode_ack(wire.PUBREC, p.mid)
+
+
+def _coded(kind: int, mid: int, reason: int) -> bytes:
+    return bytes([kind << 4, 3, *mid.to_bytes(2, "big"), reason])
 
 
 class Link:

@@ -59,10 +59,11 @@ def _order(world: World) -> None:
     """What a source sent comes in its order, each at its first arrival; what is urgent is a
     source of its own. After a crash what has a packet identifier goes first, so QoS 0 is not
     judged then, and not what the broker refused or a policy dropped in between."""
-    last: Counter[tuple[str, bool]] = Counter()
+    last: Counter[tuple[str, bool, int]] = Counter()
     seen: set[tuple[str, int]] = set()
     refused = {_number(payload) for payload in world.broker.refused}
-    refused |= {_number(payload) for payload in world.waited if payload[:1] in b"abc"}
+    refused |= {_number(payload) for payload in world.waited | world.broker.put_off
+                if payload[:2] in (b"a:", b"b:", b"c:")}
     for p in _delivered(world):
         name, number = _number(p.payload)
         first = (name, number) not in seen
@@ -70,7 +71,8 @@ def _order(world: World) -> None:
         if not first or (name, number) in refused or p.topic[0] in DROPPING \
                 or (p.qos == 0 and world.options.crash):
             continue
-        source = name, p.topic[0] == "u"
+        # With the PUBREL, QoS 2 comes later than QoS 1 that was sent behind it.
+        source = name, p.topic[0] == "u", p.qos * world.options.late
         hold(number > last[source], f"out of order: {p} after {last[source]}")
         last[source] = number
 

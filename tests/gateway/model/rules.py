@@ -23,7 +23,8 @@ class Options:
     from the broker. big: messages over the broker's limit. forget: the broker may lose its
     session. policies: a small outbox and routes that drop. reload: the routes change. contract: a
     device sends batches. narrow: a Receive Maximum of 1 or 2, and most messages at QoS 0.
-    max_qos: the broker's.
+    max_qos: the broker's. late: it delivers with the PUBREL (method B). says: it answers as EMQX
+    at MQTT 5, 0x91 and 0x92. passing: codes that speak of itself.
     """
 
     name: str
@@ -38,3 +39,6 @@ class Options:
     narrow: bool = False
     crash_share: float = 0.015
     max_qos: int = 2
+    late: bool = False
+    says: bool = False
+    passing: bool = False

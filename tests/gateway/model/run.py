@@ -87,6 +87,7 @@ class Steps:
             self.world.bridge.drain.upstream_writable()
 
     def answer(self) -> None:
+        self.world.bridge.drain.look()
         self.world.read_answers(self.rng.randint(1, 5))
 
     def lose(self) -> None:
