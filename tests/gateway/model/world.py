@@ -166,13 +166,17 @@ class World:
         taken, free_mids = flying.mids.taken, flying.mids.free
         free = set(on_disk) - taken
         hold(not free, f"packet identifier free while its row is on disk: {free}")
+        self._note_waiting()
+        hold(not taken.intersection(free_mids), "packet identifier free and taken")
+        hold(len(free_mids) + len(taken) == MIDS, "packet identifier lost")
+
+    def _note_waiting(self) -> None:
+        flying = self.bridge.flight
         if self.bridge.drain.lost_session.busy:  # sent anew; after a crash behind the others
             self.waited.update(e.payload for e in flying.in_flight.values() if e.taken)
         if flying.held:
             self.waited.update(e.payload for e in (*flying.in_flight.values(), *flying.shelf)
                                if e.topic in flying.held)
-        hold(not taken.intersection(free_mids), "packet identifier free and taken")
-        hold(len(free_mids) + len(taken) == MIDS, "packet identifier lost")
 
     # --- devices
 
@@ -279,7 +283,9 @@ class World:
         self.link.carry(5)
         self.bridge.drain.look()
         self.bridge.drain.upstream_writable()
+        self._note_waiting()
         self.read_answers(9)
+        self._note_waiting()
         self.send_releases()
         if self.bridge.committer.done:
             self.bridge.committer.wake()
