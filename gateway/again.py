@@ -1,4 +1,4 @@
-"""What is in flight, and what of it is to be sent again, held back, or put in its place. No I/O."""
+"""What is in flight, and what of it is sent again, held back, or put in its place. No I/O."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ class Flight(Again):
     """The session with the upstream, as seen from its sender.
 
     dup_flag: false leaves DUP out of what is sent again. qos_0: what came at QoS 1 or 2 may go to
-    an upstream that takes QoS 0 alone. most: of packets that wait for an answer, None where only the window counts.
+    an upstream that takes QoS 0 alone. most: of packets that wait for an answer, None where only
+    the window counts.
     """
 
     def __init__(self, *, dup_flag: bool = True, qos_0: bool = False) -> None:
