@@ -14,6 +14,7 @@ _IDLE_MS = const(50)
 _HEALTHY_MS = const(600000)  # a board that runs this long is well, gateway or not
 _AWAKE_MS = const(20000)  # with sleep_s, the longest that a board stays awake
 _LOOK_MS = const(5000)
+_LONG_MS = const(100)  # a write to flash that took so long is all that its step does
 _AGAIN_S = const(10)
 
 
@@ -112,6 +113,9 @@ class App:
         if self._hold_since >= 0 and now - self._hold_since >= self.hold_ms:
             self.ring.commit()
             self._hold_since = -1
+            if self.now_ms() - now > _LONG_MS:
+                board.feed()
+                return 0  # events first, and the network in the next step
         self.wifi.step()
         self.uplink.step(self.wifi.up)
         if self._ill and (self.uplink.acked or now > _HEALTHY_MS):

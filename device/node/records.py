@@ -161,6 +161,7 @@ def build(ring, out, now_ms):
         last += 1
     if last < seq:
         return None
+    ring.given(last, pos)
     used = _put(out, used, b"]}")
     return used, life, boot, last
 

@@ -1,6 +1,7 @@
 """At the start: find what the ring left on flash, and make it whole again after a power cut."""
 
 import json
+import os
 from binascii import crc32
 from struct import unpack_from
 
@@ -13,6 +14,23 @@ _FORMAT = const(1)
 _SLOT_HEAD = const(16)
 _SLOTS = const(64)
 _MAX_SHAPES = const(64)  # as in node.records
+
+
+def names(path):
+    """Return the names of all files below path, for node.flash; make it if it is not there."""
+    found = []
+    try:
+        for name in os.listdir(path[:-1]):
+            if name.isdigit():
+                found += os.listdir(path + name)
+            else:
+                found.append(name)
+    except OSError:
+        try:
+            os.mkdir(path[:-1])
+        except OSError:
+            pass  # the first write says so
+    return found
 
 
 def load(ring):
@@ -55,7 +73,7 @@ def _recover(ring, slots):
                 ring._boots[(life, boot)] = [t0_ms, dropped]
     except OSError:
         ring.errors += 1
-    boots = {}  # (life, boot): [[first, name], ...]
+    boots = {}  # (life, boot): [(first, back, count, name), ...]
     for name in slots:
         try:
             size = store.read(name, 0, data)
@@ -69,8 +87,9 @@ def _recover(ring, slots):
             ring.corrupt += 1
             _remove(ring, name)
             continue
-        boots.setdefault((life, boot), []).append((first, back, name))
-    ends = _segment_ends(ring)
+        boots.setdefault((life, boot), []).append((first, back, count, name))
+    own = (ring.life, ring.boot)
+    ends = _segment_ends(ring, set(list(boots) + [own]))
     for key in sorted(boots):
         found = sorted(boots[key])
         low = max(found[-1][0] - found[-1][1], ends.get(key, 1))
@@ -78,14 +97,13 @@ def _recover(ring, slots):
             _gather(ring, key, found, low, data)
         except OSError:
             ring.errors += 1
-            for _first, _back, name in found:  # keep them for the next boot to try
+            for _first, _back, _count, name in found:  # keep them for the next boot to try
                 if int(name[1:]) < _SLOTS:
                     ring._slot_last[int(name[1:])] = 0x3FFFFFFF
             continue
-        ends[key] = max(ends.get(key, 1), _end(found, store, data))
-        for _first, _back, name in found:  # the newest last: it knows the lowest seq
+        ends[key] = max(ends.get(key, 1), found[-1][0] + found[-1][2])
+        for _first, _back, _count, name in found:  # the newest last: it knows the lowest seq
             _remove(ring, name)
-    own = (ring.life, ring.boot)
     if own in ends:  # the boot counter did not move: go on counting, a seq is never used twice
         ring._low = ring._safe_seq = ring._next = ends[own]
 
@@ -107,34 +125,39 @@ def _remove(ring, name):
         ring.errors += 1
 
 
-def _segment_ends(ring):
-    """Return {(life, boot): one above the highest seq that lies in a segment}."""
+def _segment_ends(ring, keys):
+    """Return {(life, boot): one above the highest seq that lies in a segment}, for those in keys.
+
+    Segments lie in the order of boots: the newest of a boot is enough, and what is older than
+    one of an earlier boot need not be read.
+    """
     ends = {}
-    for number in range(ring._first_seg, ring._end_seg):
+    number = ring._end_seg
+    while number > ring._first_seg and keys:
+        number -= 1
         try:
             seen = ring._read_head("s%d" % number)
         except OSError:
             seen = None
-        if seen:
-            key = (seen[0], seen[1])
-            ends[key] = max(ends.get(key, 1), seen[3])
+        if not seen:
+            continue
+        key = (seen[0], seen[1])
+        if key in keys:
+            keys.remove(key)
+            ends[key] = seen[3]
+        elif all(key[0] == life and key[1] < boot for life, boot in keys):
+            break
     return ends
-
-
-def _end(found, store, data):
-    first, _back, name = found[-1]
-    store.read(name, 0, data)
-    return first + data[_SLOT_HEAD - 1]
 
 
 def _gather(ring, key, found, low, data):
     """Write the records of one boot's slots from seq low on, in order, as segments."""
     buf, used, start, seq = ring._buf, 0, 0, 0
     limit = min(len(buf), _BLOCK - 64)
-    for first, _back, name in found:
+    for first, _back, count, name in found:
         size = ring.store.read(name, 0, data)
         pos = _SLOT_HEAD
-        for number in range(first, first + data[_SLOT_HEAD - 1]):
+        for number in range(first, first + count):
             step = data[pos] + 1
             if pos + step > size:
                 ring.corrupt += 1

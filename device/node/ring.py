@@ -3,11 +3,12 @@
 A record is *safe* once it is on flash, and only then is it told and sent. Where it lies:
 
     RAM       the newest records, packed one after the other
-    slots     /ring/j0 ...: the safe part of what is in RAM, a group of records a file. A file of
-              at most 128 bytes lies inside littlefs' directory block: rewriting one costs no
-              block of its own, so a slot is used again as soon as its records are acknowledged
-    segments  /ring/s1, s2 ...: when the slots or the RAM are full, all of RAM in one file of at
-              most one block; taken from the lowest number on after the outage
+    slots     j0 ...: the safe part of what is in RAM, some records a file. A file of at most 128
+              bytes lies inside littlefs' directory block: rewriting one costs no block of its
+              own. So the slot written last is written again, with the new records behind the
+              old ones, until it is full, and a slot whose records are acknowledged is free
+    segments  s1, s2 ...: when the slots or the RAM are full, all of RAM in one file of at most
+              one block; taken from the lowest number on after the outage
     boots     of boots that are not over for the gateway: the UTC of uptime zero, what was dropped
 
 Rules:
@@ -41,8 +42,6 @@ _SEG_HEAD = const(25)  # format, life, boot, first seq, count, bytes, sum of the
 _SEG_FORMAT = const(2)
 _OLD_HEAD = const(17)  # of format 1: no sums
 _FORMAT = const(1)
-_BOOT_BYTES = const(20)  # life, boot, UTC of uptime zero, dropped
-_BOOTS = const(6)
 _NO_TIME = const(-1)
 _LATE_MS = const(60000)  # longer than an acknowledgement takes
 _ENOSPC = const(28)
@@ -71,6 +70,7 @@ class Ring:
         self._head = self._safe = self._tail = 0  # offsets: oldest, first unsafe, end
         self._low = self._safe_seq = self._next = 1  # the seq at each
         self._slot_last = array("I", [0] * _SLOTS)
+        self._slot = [0, 0, 0]  # the slot written last; where in RAM, and with which seq it begins
         self._scratch = memoryview(bytearray(384))
         self._first_seg = self._end_seg = 1
         self._seg = None  # the oldest segment, see _read_head()
@@ -108,22 +108,33 @@ class Ring:
         try:
             self._save_shapes()
             while spill or self._safe < self._tail:
-                slot = None if spill else self._free_slot()
-                if slot is None:
-                    self._spill()
-                    break
-                self._write_slot(slot)
+                if spill or not self._write_slot(None):
+                    slot = None if spill else self._free_slot()
+                    if slot is None:
+                        self._spill()
+                        break
+                    self._write_slot(slot)
             self.volatile = False
         except OSError as error:
             self.errors += 1
-            self.volatile = not (error.args[0] == _ENOSPC and self._make_room())
+            self.volatile = not (error.args[0] == _ENOSPC and once("segment").room(self))
         if self.told and self._safe_seq > first:
             self.told(self.life, self.boot, first, self._safe_seq - 1)
         return self._safe == self._tail
 
     def _write_slot(self, index):
-        buf = self._scratch
-        pos, seq, size = self._safe, self._safe_seq, _SLOT_HEAD
+        """Write what is not safe yet into a slot, as far as it takes it; say whether any was.
+
+        index: None: into the one written last, behind what it holds, if that is still in RAM.
+        """
+        buf, size = self._scratch, _SLOT_HEAD
+        start, first = self._safe, self._safe_seq
+        last = index is None
+        if last:
+            index, start, first = self._slot
+            if first < self._low:
+                return False
+        pos, seq = start, first
         while pos < self._tail:
             step = self._buf[pos] + 1
             if size > _SLOT_HEAD and size + step > _SLOT_BYTES:
@@ -132,12 +143,16 @@ class Ring:
             size += step
             pos += step
             seq += 1
-        back = min(self._safe_seq - self._low, 0xFFFF)
-        pack_into("<B4sIIHB", buf, 0, _FORMAT, self.life, self.boot, self._safe_seq, back,
-                  seq - self._safe_seq)  # fmt: skip
+        if last and seq == self._safe_seq:
+            return False
+        back = min(first - self._low, 0xFFFF)
+        pack_into("<B4sIIHB", buf, 0, _FORMAT, self.life, self.boot, first, back,
+                  seq - first)  # fmt: skip
         self.store.write("j%d" % index, self._scratch[:size])
+        self._slot[:] = index, start, first
         self._slot_last[index] = seq - 1
         self._safe, self._safe_seq = pos, seq
+        return True
 
     def _free_slot(self):
         for slot in range(_SLOTS):
@@ -171,7 +186,7 @@ class Ring:
 
     def _write_segment(self, life, boot, first, count, data):
         while self._end_seg - self._first_seg >= self._max_segments:
-            self._drop_segment()
+            once("segment").drop(self)
         head = bytearray(_SEG_HEAD)
         pack_into("<B4sIIHHI", head, 0, _SEG_FORMAT, life, boot, first, count, len(data),
                   crc32(data))  # fmt: skip
@@ -191,7 +206,8 @@ class Ring:
         return self._seg
 
     def _read_head(self, name):
-        """Return [life, boot, low, end, offset, end of data, sum of data or None], or None."""
+        """Return [life, boot, low, end, offset, end of data, sum of data or None, last seq that
+        went out, offset behind it], or None."""
         buf = self._scratch
         if self.store.read(name, 0, buf[:_SEG_HEAD]) < _OLD_HEAD:
             return None
@@ -201,22 +217,18 @@ class Ring:
             at, crc = _OLD_HEAD, None
         elif form != _SEG_FORMAT or own != crc32(buf[: _SEG_HEAD - 4]):
             return None
-        if self.store.size(name) != at + size:
-            return None
-        return [life, boot, first, first + count, at, at + size, crc]
+        return [life, boot, first, first + count, at, at + size, crc, 0, 0]
 
     def _whole(self, seg):
         """Say whether the oldest segment's data fits its sum; look only once."""
         wanted, seg[6] = seg[6], None
         if wanted is None:
             return True
-        crc, at = 0, _SEG_HEAD
-        while at < seg[5]:
-            got = self._read(at, len(self._scratch))
-            if not got:
-                return False
-            crc = crc32(self._scratch[:got], crc)
-            at += got
+        try:
+            crc = self.store.crc("s%d" % self._first_seg, _SEG_HEAD, seg[5], self._scratch)
+        except OSError:
+            self.errors += 1
+            return False
         return crc == wanted
 
     def _next_segment(self):
@@ -228,12 +240,6 @@ class Ring:
         self._first_seg += 1
 
     # -- the bound
-
-    def _drop_segment(self):
-        seg = self._segment()
-        if seg:
-            self._count_drop(seg[0], seg[1], seg[3] - seg[2])
-            self._next_segment()
 
     def _drop_ram(self):
         step = self._buf[self._head] + 1
@@ -249,25 +255,13 @@ class Ring:
         entry = self._boots.setdefault((life, boot), [_NO_TIME, 0])
         entry[1] += count
         if not self.volatile:
-            self._save_boots()
-
-    def _make_room(self):
-        """Flash is full: give the oldest segment away, if there is one."""
-        if self._first_seg >= self._end_seg:
-            return False
-        self._drop_segment()
-        try:
-            self._save_shapes()  # what _spill() makes safe may need them
-            self._spill()
-        except OSError:
-            self.errors += 1
-            return False
-        return True
+            once("segment").dump(self)
 
     def _compact(self):
         size = self._tail - self._head
         self._buf[:size] = self._buf[self._head : self._tail]
         self._safe -= self._head
+        self._slot[1] -= self._head
         self._head, self._tail = 0, size
 
     # -- giving records out
@@ -307,6 +301,11 @@ class Ring:
             self.errors += 1
             return 0
 
+    def given(self, last, size):
+        """Note that the records up to seq `last` went out: the first `size` bytes of oldest()."""
+        if self._seg:
+            self._seg[7:] = last, self._seg[4] + size
+
     def ack(self, life, boot, seq):
         """Drop the records of (life, boot) up to seq. Return how many those were."""
         gone = 0
@@ -320,12 +319,10 @@ class Ring:
                 seg = self._segment()
                 continue
             gone += seq + 1 - seg[2]
-            while seg[2] <= seq and self._read(seg[4], 1) == 1:
-                seg[4] += self._scratch[0] + 1
-                seg[2] += 1
-            if seg[2] <= seq:
-                seg[2] = seq + 1
-                once("segment").discard(self)  # where the next record begins cannot be read
+            if seq == seg[7]:
+                seg[2], seg[4] = seq + 1, seg[8]
+            else:
+                once("segment").skip(self, seq)
             return gone
         if seg is None and life == self.life and boot == self.boot:
             while self._low <= seq:
@@ -348,19 +345,4 @@ class Ring:
         off_ms = t0_ms - entry[0]
         if abs(off_ms) > 1000 and not (late and -_LATE_MS < off_ms < 0):
             entry[0] = t0_ms
-            self._save_boots()
-
-    def _save_boots(self):
-        running = (self.life, self.boot)
-        while len(self._boots) > _BOOTS:
-            del self._boots[min(key for key in self._boots if key != running)]
-        data = bytearray(1 + _BOOT_BYTES * len(self._boots))
-        data[0] = _FORMAT
-        pos = 1
-        for (life, boot), (t0_ms, dropped) in self._boots.items():
-            pack_into("<4sIqI", data, pos, life, boot, t0_ms, dropped)
-            pos += _BOOT_BYTES
-        try:
-            self.store.write("boots", data)
-        except OSError:
-            self.errors += 1
+            once("segment").dump(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from binascii import crc32
 from collections import Counter
 from typing import Any
 
@@ -52,6 +53,15 @@ class Files:
         data = self.files.get(name, b"")[offset : offset + len(buf)]
         buf[: len(data)] = data
         return len(data)
+
+    def crc(self, name: str, offset: int, end: int, buf: Any) -> int | None:
+        crc = 0
+        while offset < end:
+            got = self.read(name, offset, buf[: end - offset])
+            if not got:
+                return None
+            crc, offset = crc32(buf[:got], crc), offset + got
+        return crc
 
     def write(self, name: str, *parts: Any) -> None:
         if self.full and name[0] in "js":

@@ -33,12 +33,13 @@ def there(p):
         return True
     except OSError:
         return False
-def wipe():
-    if there('/ring'):
-        for n in os.listdir('/ring'):
-            os.remove('/ring/' + n)
+def wipe(p='/ring'):
+    if there(p):
+        for n in os.listdir(p):
+            n = p + '/' + n
+            wipe(n) if os.stat(n)[0] & 0x4000 else os.remove(n)
             print(n)
-        os.rmdir('/ring')
+        os.rmdir(p)
 """
 _LEND = _COMMON + """
 if not there('/bench'):

@@ -14,17 +14,18 @@ import node.segment
 import flash_rig
 
 # there are no files to import from after the umount
-node.ring.once = lambda name: getattr(node, name)
+node.ring.once = node.flash.once = lambda name: getattr(node, name)
 flash_rig.format(flash_rig.Flash(64))
 out = bytearray(839)
 
 
 def flip(name, at):
     """Change one bit of a file, as worn flash does."""
-    with open("/ring/" + name, "rb") as f:
+    path = node.flash.Store("/ring")._at(name)
+    with open(path, "rb") as f:
         data = bytearray(f.read())
     data[at] ^= 0x40
-    with open("/ring/" + name, "wb") as f:
+    with open(path, "wb") as f:
         f.write(data)
 
 
