@@ -39,6 +39,7 @@ class Device(RuleBasedStateMachine):
         self.disk: dict[tuple[str, str, int], int] = {}
         self.gateway = Devices(dict(self.disk))
         self.life, self.boot, self.next_seq = "a" * 8, 1, 1
+        self.lives = 0
         self.rings: dict[tuple[str, int], list[int]] = {}  # (life, boot) → seqs still held
         self.got: dict[tuple[str, int], list[int]] = {}
         self.dropped: dict[tuple[str, int], set[int]] = {}
@@ -62,7 +63,8 @@ class Device(RuleBasedStateMachine):
     @rule(flash_erased=st.booleans())
     def reboot(self, flash_erased: bool) -> None:
         if flash_erased:
-            self.life, self.boot = f"{len(self.rings):08x}", 0
+            self.lives += 1  # a device draws 32 bits: never one that it had
+            self.life, self.boot = f"{self.lives:08x}", 0
             self.rings.clear()
         self.boot += 1
         self.next_seq = 1
