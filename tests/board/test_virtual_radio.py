@@ -75,6 +75,17 @@ def sending_a(make: Make, server: Server) -> VirtualBoard:
     return board
 
 
+def read_line(connection: socket.socket) -> bytes:
+    """Read a line, in however many pieces it comes."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = connection.recv(1)
+        if not piece:
+            break
+        line += piece
+    return line
+
+
 def is_silent(connection: socket.socket, for_s: float = 0.15) -> bool:
     return not select.select([connection], [], [], for_s)[0]
 
@@ -91,9 +102,9 @@ def test_station_says_why_it_does_not_join(make: Make, ssid: str, key: str, stat
 def test_bytes_go_both_ways(make: Make, server: Server) -> None:
     board = make(talk(server), config=WIFI)
     with server.accept() as connection:
-        assert connection.recv(100) == b"hello\n"
+        assert read_line(connection) == b"hello\n"
         connection.sendall(b"one\n")
-        assert connection.recv(100) == b"echo one\n"
+        assert read_line(connection) == b"echo one\n"
     board.wait("^got b''$")
 
 
@@ -102,13 +113,13 @@ def test_lost_access_point_freezes_a_connection_until_it_is_back(
 ) -> None:
     board = make(talk(server), config=WIFI)
     with server.accept() as connection:
-        assert connection.recv(100) == b"hello\n"
+        assert read_line(connection) == b"hello\n"
         board.wifi(False)
         connection.sendall(b"one\n")
         assert is_silent(connection)
         assert not any("got" in line for line in board.console.lines)
         board.wifi(True)
-        assert connection.recv(100) == b"echo one\n"
+        assert read_line(connection) == b"echo one\n"
 
 
 def test_lost_access_point_is_noticed_and_names_do_not_resolve(make: Make, server: Server) -> None:
@@ -136,14 +147,14 @@ def test_silent_network_is_not_noticed_by_the_station(make: Make, server: Server
 def test_power_cut_leaves_the_far_end_half_open(make: Make, server: Server) -> None:
     board = make(talk(server), config=WIFI)
     with server.accept() as connection:
-        assert connection.recv(100) == b"hello\n"
+        assert read_line(connection) == b"hello\n"
         board.power_cut()
         assert is_silent(connection), "a board without power cannot say goodbye"
         connection.sendall(b"anybody?\n")
         assert is_silent(connection)
         board.power_on()
         with server.accept() as again:
-            assert again.recv(100) == b"hello\n"
+            assert read_line(again) == b"hello\n"
             with pytest.raises(ConnectionResetError):
                 connection.recv(100)
 
