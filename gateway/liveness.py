@@ -6,6 +6,8 @@ up, and a slow line is neither. No I/O; times are monotonic seconds, passed in.
   takes in its place is no sign of life.
 - The PINGREQ is not out yet, or nothing was asked: anything that moves, in either direction, is a
   sign of life; nothing for DEAD_S: dead.
+- On a line that answers seconds late a lost packet costs many: both limits are at least ROUNDS of
+  its measured answers, up to MOST_S.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from gateway.tcp import Moved
 PING_S = 4.0
 ANSWER_S = 5.0
 DEAD_S = 9.0
+ROUNDS, MOST_S = 4, 60.0
 LOOK_S, LEAVING_S = 1.0, 0.2  # between two looks; while a question is about to leave
 
 
@@ -28,6 +31,7 @@ class Liveness:
         self.sending = Sending(now_s)
         self._asked_s = 0.0  # when the PINGREQ was written that is not answered, 0.0 for none
         self._received = 0
+        self._late_s = 0.0  # how long the line takes anyway
 
     def keepalive(self, keepalive_s: float) -> None:
         """The broker wants to hear of us at least so often [s]."""
@@ -53,6 +57,7 @@ class Liveness:
         if moved is None:
             return
         self.sending.taken(moved.taken, now_s)
+        self._late_s = min(MOST_S, ROUNDS * moved.answer_s)
         if layered and moved.received > self._received:
             self.heard(now_s)
         self._received = moved.received
@@ -67,8 +72,8 @@ class Liveness:
         """Whether to give the link up."""
         asked_s = self.sending.left_s(self._asked_s) if self._asked_s else None
         if asked_s is not None:
-            return now_s - max(asked_s, self.heard_s) > ANSWER_S
-        return now_s - max(self.sending.moved_s, self.heard_s) > DEAD_S
+            return now_s - max(asked_s, self.heard_s) > max(ANSWER_S, self._late_s)
+        return now_s - max(self.sending.moved_s, self.heard_s) > max(DEAD_S, self._late_s)
 
     def due(self, now_s: float) -> bool:
         """Whether to send a PINGREQ: to ask, or since the broker wants to hear of us."""

@@ -143,18 +143,16 @@ class PahoSession(paho.Client):
         self.reconnect()
         self._closed = False
 
-    def descriptor(self, user_timeout_s: float) -> int:
+    def descriptor(self) -> int:
         """The socket's number, its options set. Raises ConnectionError where there is none.
 
-        user_timeout_s: how long sent bytes may stay unacknowledged by the peer's TCP [s].
+        TCP_USER_TIMEOUT is not among them: on a lossy line it counts across progress.
         """
         sock, raw = self.socket(), self._raw()
         if sock is None or raw is None:
             raise ConnectionError("no socket")
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.keep_queue_short(raw, KERNEL_BYTES)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
         return sock.fileno()
 
     def _raw(self) -> Any:

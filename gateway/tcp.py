@@ -13,6 +13,8 @@ import sys
 import termios
 from typing import Any, NamedTuple
 
+_TIMES = struct.Struct("=II")  # tcpi_rtt, tcpi_rttvar [us]
+_TIMES_AT = 68
 _MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
 _MOVED_AT = 120
 _QUEUED = struct.Struct("=i")
@@ -23,12 +25,14 @@ class Moved(NamedTuple):
     """Bytes on the wire since the connection began, TLS and WebSocket included.
 
     taken: of ours, acknowledged by the peer's TCP. received: of the peer's, by our TCP. queued:
-    of ours, written and not yet acknowledged (SIOCOUTQ).
+    of ours, written and not yet acknowledged (SIOCOUTQ). answer_s: within which an acknowledgement
+    comes, by what was measured (RFC 6298's RTO, not lengthened by losses).
     """
 
     taken: int
     received: int
     queued: int
+    answer_s: float = 0.0
 
 
 def moved(sock: Any) -> Moved | None:
@@ -44,7 +48,8 @@ def moved(sock: Any) -> Moved | None:
     if len(info) < _MOVED_AT + _MOVED.size:
         return None
     taken, received = _MOVED.unpack_from(info, _MOVED_AT)
-    return Moved(taken, received, queued)
+    rtt_us, var_us = _TIMES.unpack_from(info, _TIMES_AT)
+    return Moved(taken, received, queued, (rtt_us + 4 * var_us) / 1e6)
 
 
 def keep_queue_short(sock: Any, most_bytes: int) -> None:

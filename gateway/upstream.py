@@ -28,7 +28,6 @@ log = logging.getLogger("tidegate.upstream")
 WRITE_LIMIT_BYTES = 262_144
 DISCONNECT = b"\xe0\x00"
 PINGREQ = b"\xc0\x00"
-USER_TIMEOUT_S = 30.0  # the kernel's limit; it may count across progress, so it is above ours
 _BY_BROKER = (ConnectionResetError, BrokenPipeError)
 QUICK_FALLS = 8  # a broker that hangs up so often at once is let alone
 
@@ -162,7 +161,7 @@ class Upstream:
     # --- the link
 
     def _attach(self) -> None:
-        self._fd = self._session.descriptor(USER_TIMEOUT_S)
+        self._fd = self._session.descriptor()
         self._alive = Liveness(time.monotonic(), self.config.keepalive_s / 2)
         if not self._paused:
             asyncio.get_running_loop().add_reader(self._fd, self._readable)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.liveness import ANSWER_S, DEAD_S, PING_S, Liveness
+from gateway.liveness import ANSWER_S, DEAD_S, MOST_S, PING_S, Liveness
 from gateway.sending import MOST, Sending
 from gateway.tcp import Moved
 
@@ -30,6 +30,14 @@ def test_dead_cable_is_noticed_while_idle_and_in_the_middle_of_a_message() -> No
             return Moved(0, 0, queued + 2 * (now_s > PING_S))  # the PINGREQ gets stuck
 
         assert DEAD_S < run(Liveness(0.0, 10.0), 60.0, cut) < DEAD_S + 1.2
+
+
+def test_line_that_is_seconds_late_has_more_time_and_not_for_ever() -> None:
+    for answer_s, dead_s in ((2.0, DEAD_S), (4.0, 4 * 4.0), (500.0, MOST_S)):
+        def cut(now_s: float, answer_s: float = answer_s) -> Moved:
+            return Moved(0, 0, 5000, answer_s)
+
+        assert dead_s < run(Liveness(0.0, 200.0), 200.0, cut) < dead_s + 1.2
 
 
 def test_hung_program_is_noticed_though_its_kernel_takes_everything() -> None:
