@@ -74,6 +74,10 @@ class Spare:
         slack = 0 if reserve else SLACK_BYTES
         return need == 0 or self.owed_bytes + need + slack <= self.free_bytes
 
+    def room_bytes(self) -> int:
+        """About how much more there is room for, in the file and on the disk."""
+        return max(0, self.free_bytes - self.owed_bytes + disk_bytes(self._path)) * 10 // 11
+
     def take(self, need: int) -> None:
         """The journal has rows that will need so much."""
         self.owed_bytes += need
@@ -128,6 +132,9 @@ class Spare:
 
 
 def disk_bytes(path: Path) -> int:
-    """What the disk of a file has free for us, by its own word."""
-    disk = os.statvfs(path)
+    """What the disk of a file has free for us, by its own word; no end where it says nothing."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return 1 << 62
     return disk.f_bavail * disk.f_frsize

@@ -23,7 +23,10 @@ def status_of(bridge: Bridge) -> dict[str, Any]:
         "same_id": same_id(bridge), "moved": bridge.moved,
         "connected_devices": len(bridge.clients),
         "depth": bridge.queue.depth - bridge.committer.done,
-        "bytes": bridge.queue.used_bytes, "max_bytes": bridge.queue.max_bytes,
+        "bytes": bridge.queue.used_bytes,
+        # a disk with less room is the limit before `max_size` is
+        "max_bytes": min(bridge.queue.max_bytes,
+                         bridge.queue.used_bytes + bridge.outbox.spare.room_bytes()),
         "oldest_s": _oldest_s(bridge), "in_flight": len(bridge.flight.in_flight),
         "refused": bridge.queue.refused, "delivered": bridge.leaving.delivered,
         "commits": bridge.committer.commits,

@@ -242,6 +242,8 @@ def run_here(case: Case) -> dict[str, Any]:
                 return {"passed": False, "why": str(error), "log": run.gateway.child.tail(5)}
             finally:
                 run.close()
+    if found["said_max_bytes"] > case.size_mb << 20:
+        return {"passed": False, "why": "status knows of no limit by the disk", **found}
     return {"passed": found["doubled"] == 0 or (case.upgrade < 2 and bool(case.kills)), **found}
 
 

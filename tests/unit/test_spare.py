@@ -99,3 +99,15 @@ def test_undo_journal_is_there_from_the_beginning_and_stays(path: Path) -> None:
     outbox.flush()
     outbox.close()
     assert undo.stat().st_size == most
+
+
+def test_room_is_what_the_file_and_the_disk_have_for_more(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(path, JOURNAL_BYTES)
+    monkeypatch.setattr(spare, "disk_bytes", lambda _: 0)
+    before = outbox.spare.room_bytes()
+    assert JOURNAL_BYTES < before < 2 * JOURNAL_BYTES
+    outbox.apply(Batch(insert=[entry(1, payload=bytes(20_000))]))
+    assert before - 30_000 < outbox.spare.room_bytes() < before - 20_000
+    monkeypatch.setattr(spare, "disk_bytes", lambda _: 1 << 30)
+    assert outbox.spare.room_bytes() > 900 << 20
