@@ -180,7 +180,8 @@ class Pending:
                 else:
                     old = self._old_keys.pop(key, key)
                     self.moved.pop(old, None)
-                    self.ended.add(old)
+                    # A move that failed in part, and was tried again, may be in the database.
+                    self.ended.update((old, key))
         for key, new, mid in change.moved:
             if key in rows:
                 rows[new] = (new, mid, *rows.pop(key)[2:])
@@ -217,6 +218,13 @@ class Pending:
         moved = [(old, new, mid) for old, (new, mid) in self.moved.items()]
         for at in range(0, len(moved), most):
             yield Change([], moved=moved[at:at + most])
+
+    def took(self, there: Change) -> None:
+        """The database has what `split` said it can take."""
+        self.fold(Change([], there.released, there.ended))
+        for key, _, _ in there.moved:
+            if (had := self.moved.pop(key, None)) is not None:
+                self._old_keys.pop(had[0], None)
 
     def touches(self, key: int) -> bool:
         """Whether the row of the database with this key is no longer as it stands there."""

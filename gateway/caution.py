@@ -46,7 +46,7 @@ class Caution:
     def __init__(self, own_topic: str = "") -> None:
         self._own_topic = own_topic
         self._passed_before = False  # of others, since something was accused
-        self.accused: dict[str, None] = {}
+        self.accused: dict[str, int] = {}  # with the packet identifier of the one itself
         self.most: int | None = None
         self.window = 0
         self._phase = FREE
@@ -103,8 +103,8 @@ class Caution:
         entry, key = self._alone
         entry.tries = 0
         self._alone, self.most, self._phase = None, None, FREE
-        if key == PUBRELS:  # each of them is tried
-            return None
+        if key == PUBRELS or entry.mid != self.accused.get(key):
+            return None  # each PUBREL is tried, and each that is ahead of the accused
         self.accused.pop(key, None)
         self._known.pop(key, None)
         return key
@@ -126,6 +126,8 @@ class Caution:
             del self.accused[key]
             self._phase, self.most = FREE, None
         else:
+            if self.accused[key] not in flight.in_flight:
+                self.accused[key] = entry.mid
             self._alone = entry, key
             self._phase, self.most = TRIAL, 1
             entry.tries = max(entry.tries, self._begins_with(key))
@@ -177,7 +179,7 @@ class Caution:
         if len(self.accused) >= ACCUSED_MOST:  # it closes over everything
             self.accused.clear()
         entry.tries = max(entry.tries, self._begins_with(key), 1)
-        self.accused[key] = None
+        self.accused[key] = entry.mid
 
 
 def _owed(entry: Entry, key: str, flight: Flight) -> bool:

@@ -132,7 +132,7 @@ class Outbox:
             self.pending = before
         there, rest = before.split(change)
         self._transact(partial(database.settle, self._db, there))
-        before.fold(there)
+        before.took(there)
         if not rest.ended and not rest.moved:
             return
         body = batches.encode(rest)

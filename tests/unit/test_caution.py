@@ -194,6 +194,26 @@ def test_topic_that_was_to_blame_costs_one_close_a_message() -> None:
     assert site.payloads() >= set(good(5))
 
 
+@pytest.mark.parametrize("qos", [1, 2])
+def test_innocent_ahead_of_the_accused_on_its_topic_acquits_only_itself(qos: int) -> None:
+    """As one that is sent anew at each connection, since the broker forgets the session."""
+    class Again(Site):
+        def _connect(self) -> None:
+            self._last += 1
+            mid, = self.flight.mids.take_mids(1)
+            ahead = Entry(LIVE << LANE_SHIFT | self._last, mid, qos, False, False, 0, "#", "s",
+                          "one", b"ahead")
+            self.flight.in_flight = {mid: ahead} | self.flight.in_flight
+            super()._connect()
+
+    site = Again(is_bad)
+    site.add(b"0", b"bad", b"1", b"2", topic="one", qos=qos)
+    site.run(25)
+    assert [entry.payload for entry in site.blamed] == [b"bad"]
+    assert site.payloads() == {b"0", b"1", b"2", b"ahead"}
+    assert site.closes < 8
+
+
 def test_what_is_behind_the_accused_on_its_topic_keeps_its_order() -> None:
     """It was innocent: the broker was away three times as it was sent."""
     hits = [3]
