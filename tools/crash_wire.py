@@ -87,7 +87,9 @@ class WireLog:
         self._open: dict[int, Exchange] = {}
         self._last: dict[int, Exchange] = {}  # by packet identifier, also when it has ended
         self._ended: dict[Link, deque[Exchange]] = defaultdict(deque)  # within DISK_S
-        self._unsure: list[Exchange] = []  # ended shortly before their connection did
+        # Ended shortly before their connection did; the gateway may have been killed before it
+        # noted that, and so again on a resumed connection that was cut before anything new went.
+        self._unsure: list[Exchange] = []
         self._said: dict[int, Publish] = {}  # retained messages under way
         self._decoders: dict[tuple[Link, Direction], Decoder] = {}
 
@@ -129,6 +131,7 @@ class WireLog:
         known = self.exchanges[key]
         if not known:
             self.order[key[0]].append(key)
+            self._unsure.clear()  # what it owes goes first: the gateway has noted those ends
         last = self._last.get(message.mid) if message.qos else None
         if last is not None and last.key == key and message.dup and not last.refused and not (
                 last.lost_s or (last.ended_s and message.qos == 2)):
@@ -191,7 +194,7 @@ class WireLog:
                 exchange.lost_s = now_s
             self._open.clear()
             self._said.clear()
-        self._unsure.clear()
+            self._unsure.clear()
 
     def forget(self, link: Link) -> None:
         """A connection has ended."""

@@ -121,14 +121,20 @@ def test_exchange_that_ended_long_before_its_connection_is_not_lost(
     assert ends(wire) == [(False, 0)]
 
 
-def test_exchange_that_ended_before_a_resumed_session_is_not_lost_later() -> None:
+@pytest.mark.parametrize("went_on", [False, True])
+def test_exchange_that_ended_is_not_lost_later_once_the_gateway_went_on_in_its_session(
+        went_on: bool) -> None:
+    """Seed 20261129: killed behind the PUBCOMP, resumed and cut at once, then the session lost."""
     wire = Tapped()
     wire.publish(1, 5)
     wire.ack(mqtt.PUBCOMP, 5)
     wire.cut()
     wire.connack(present=True)
+    if went_on:
+        wire.publish(2, 6)
+    wire.cut()
     wire.connack(present=False)
-    assert ends(wire) == [(False, 0)]
+    assert ends(wire) == [(not went_on, 0)]
 
 
 def test_pubrel_after_its_pubcomp_goes_on_with_the_exchange() -> None:
