@@ -7,7 +7,7 @@ up, and a slow line is neither. No I/O; times are monotonic seconds, passed in.
 - The PINGREQ is not out yet, or nothing was asked: anything that moves, in either direction, is a
   sign of life; nothing for DEAD_S: dead.
 - On a line that answers seconds late a lost packet costs many: both limits are at least ROUNDS of
-  its measured answers, up to MOST_S.
+  its measured answers, and the kernel has sent again a few times what was lost; up to MOST_S.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Liveness:
         if moved is None:
             return
         self.sending.taken(moved.taken, now_s)
-        self._late_s = min(MOST_S, ROUNDS * moved.answer_s)
+        self._late_s = MOST_S if moved.trying else min(MOST_S, ROUNDS * moved.answer_s)
         if layered and moved.received > self._received:
             self.heard(now_s)
         self._received = moved.received

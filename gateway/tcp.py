@@ -13,6 +13,8 @@ import sys
 import termios
 from typing import Any, NamedTuple
 
+_RETRANSMITS_AT, _UNACKED_AT = 2, 24
+TRIES = 3
 _TIMES = struct.Struct("=II")  # tcpi_rtt, tcpi_rttvar [us]
 _TIMES_AT = 68
 _MOVED = struct.Struct("=QQ")  # tcpi_bytes_acked, tcpi_bytes_received
@@ -26,13 +28,15 @@ class Moved(NamedTuple):
 
     taken: of ours, acknowledged by the peer's TCP. received: of the peer's, by our TCP. queued:
     of ours, written and not yet acknowledged (SIOCOUTQ). answer_s: within which an acknowledgement
-    comes, by what was measured (RFC 6298's RTO, not lengthened by losses).
+    comes, by what was measured (RFC 6298's RTO, not lengthened by losses). trying: something is
+    out without an acknowledgement, and the kernel has sent it again fewer than TRIES times.
     """
 
     taken: int
     received: int
     queued: int
     answer_s: float = 0.0
+    trying: bool = False
 
 
 def moved(sock: Any) -> Moved | None:
@@ -49,7 +53,8 @@ def moved(sock: Any) -> Moved | None:
         return None
     taken, received = _MOVED.unpack_from(info, _MOVED_AT)
     rtt_us, var_us = _TIMES.unpack_from(info, _TIMES_AT)
-    return Moved(taken, received, queued, (rtt_us + 4 * var_us) / 1e6)
+    trying = any(info[_UNACKED_AT:_UNACKED_AT + 4]) and info[_RETRANSMITS_AT] < TRIES
+    return Moved(taken, received, queued, (rtt_us + 4 * var_us) / 1e6, trying)
 
 
 def keep_queue_short(sock: Any, most_bytes: int) -> None:

@@ -86,6 +86,11 @@ class RawClient(Closeable):
                 return None
             self._rest += data
 
+    @property
+    def began(self) -> bool:
+        """Whether a packet is here in part."""
+        return bool(self._rest)
+
     def _cut(self) -> tuple[int, bytes] | None:
         length = shift = 0
         for at, byte in enumerate(self._rest[1:5], 2):

@@ -93,7 +93,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 class Reading:
-    """Reads what comes to a subscriber, at once and without a word."""
+    """Reads what comes to a subscriber, at once, and without a word from its first byte on."""
 
     def __init__(self, client: RawClient) -> None:
         self.count = 0
@@ -101,7 +101,15 @@ class Reading:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        while self.count < SMALL and (found := self._client.read(600)) is not None:
+        while self.count < SMALL:
+            try:
+                found = self._client.read(5)
+            except TimeoutError:
+                if not self.count and not self._client.began:
+                    self._client.send(b"\xc0\0")
+                continue
+            if found is None:
+                return
             self.count += found[0] >> 4 == 3
         self._client.send(b"\xe0\0")
 
@@ -125,7 +133,7 @@ def test_long_messages_and_small_ones_all_arrive(site: Site) -> None:
     judge = site.client(line.far, "127.0.0.1", BROKER, "judge")
     judge.send(packet(0x82, b"\0\1\0\1#\0"))
     assert judge.read() is not None
-    reader = site.client(line.far, NEAR, DEVICES, "reader", keepalive_s=60)
+    reader = site.client(line.far, NEAR, DEVICES, "reader", keepalive_s=10)
     reader.send(packet(0x82, b"\0\1\0\3b/#\0"))
     assert reader.read(60) is not None
     reading = Reading(reader)
@@ -164,3 +172,20 @@ def test_long_messages_and_small_ones_all_arrive(site: Site) -> None:
     assert status["upstream_connects"] == 1
     assert status["broker_connects"] == 1
     assert status["closed"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("site", [(100_000, 1.0, 0, 0.0)], indirect=True, ids=str)
+@pytest.mark.parametrize("busy", [False, True])
+def test_cable_that_is_cut_is_noticed_as_fast_as_ever(site: Site, busy: bool) -> None:
+    near = site.client(site.line.near, "127.0.0.1", DEVICES, "near")
+    site.line.cut()
+    began_s = time.monotonic()
+    if busy:
+        near.send(publish("a", bytes(LONG), 1, 1))
+        assert near.read() == (0x40, b"\0\1")
+    wait_until(lambda: site.status()["upstream"] != "connected", 60, "noticed")
+    took_s = time.monotonic() - began_s
+    print(f"{took_s:.1f} s")
+    assert took_s < 13  # 9 s, and a look a second

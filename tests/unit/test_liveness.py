@@ -40,6 +40,13 @@ def test_line_that_is_seconds_late_has_more_time_and_not_for_ever() -> None:
         assert dead_s < run(Liveness(0.0, 200.0), 200.0, cut) < dead_s + 1.2
 
 
+def test_what_was_lost_is_sent_again_a_few_times_before_the_line_counts_as_dead() -> None:
+    def lossy(now_s: float) -> Moved:  # sent again after 4, 12 and 28 s
+        return Moved(0, 0, 5000, 3.0, trying=now_s < 28.0)
+
+    assert 28.0 <= run(Liveness(0.0, 200.0), 200.0, lossy) < 30.0
+
+
 def test_hung_program_is_noticed_though_its_kernel_takes_everything() -> None:
     link = Liveness(0.0, 10.0)
     gone_s = run(link, 60.0, lambda now_s: Moved(int(now_s * 1000), 0, 0))
