@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,7 +217,7 @@ class Run:
                 with suppress(OSError):
                     os.fsync(file.fileno())
 
-    def _until(self, done: Any) -> None:
+    def _until(self, done: Callable[[], bool]) -> None:
         """Wait as long as something arrives. Raises TimeoutError."""
         before, since_s = -1, time.monotonic()
         while not done():

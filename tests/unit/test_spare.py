@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -111,3 +113,23 @@ def test_room_is_what_the_file_and_the_disk_have_for_more(
     assert before - 30_000 < outbox.spare.room_bytes() < before - 20_000
     monkeypatch.setattr(spare, "disk_bytes", lambda _: 1 << 30)
     assert outbox.spare.room_bytes() > 900 << 20
+
+
+def test_undo_journal_that_finds_no_room_gets_half_of_ours(
+        path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(path)
+    undo, ours = (path.with_name(f"outbox.db{end}") for end in ("-journal", "-batches"))
+    os.truncate(undo, 0)
+    real, size = spare.lengthen, ours.stat().st_size
+
+    def full(fd: int, have: int, want: int) -> None:
+        if ours.stat().st_size == size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd, have, want)
+
+    monkeypatch.setattr(spare, "lengthen", full)
+    outbox.spare.free_bytes = 0
+    outbox.apply(Batch(insert=[entry(1)]))
+    assert ours.stat().st_size == size // 2
+    assert undo.stat().st_size == outbox.spare.undo_bytes
+    assert [e.key & 255 for e in crashed(outbox).start().entries] == [1]
