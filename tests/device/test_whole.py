@@ -16,6 +16,7 @@ from fake_broker import FakeBroker, Manner, publish
 from test_link import certificate
 
 from tools.virtual.board import VirtualBoard
+from tools.virtual.network import Network
 
 SENSORS = [
     {"kind": "dht22", "name": "air", "pin": 4, "period_s": 0.2},
@@ -148,6 +149,16 @@ def test_board_sleeps_when_all_is_acknowledged(fake: FakeBroker, image: Path) ->
         board.wait(r"^sleep 1000 ms", after=board.console.mark())
     assert fake.records == [(1, 1), (2, 1)]
     assert fake.again == 0  # what was acknowledged does not go out once more
+
+
+def test_goodbye_before_a_sleep_is_heard(fake: FakeBroker, image: Path) -> None:
+    settings = config(fake, sleep_s=1, sensors=[{"kind": "chip", "period_s": 60}])
+    with VirtualBoard(
+        image=image, files=Path("device"), config=settings, heap_kb=96,
+        network=Network(latency_ms=100),
+    ) as board:
+        board.wait(r"^tidegate .* boot 2")  # what was on its way when it slept is lost
+        assert fake.disconnects == 1
 
 
 def test_led_says_how_it_is_and_the_held_button_forgets_the_wifi(
