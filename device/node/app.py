@@ -14,7 +14,7 @@ _IDLE_MS = const(50)
 _HEALTHY_MS = const(600000)  # a board that runs this long is well, gateway or not
 _AWAKE_MS = const(20000)  # with sleep_s, the longest that a board stays awake
 _LOOK_MS = const(5000)
-_LONG_MS = const(100)  # a write to flash that took so long is all that its step does
+_LONG_MS = const(100)  # work with flash that took so long is all that a step does
 _AGAIN_S = const(10)
 
 
@@ -103,6 +103,7 @@ class App:
         if now >= self._look_due:
             self._look_due = now + _LOOK_MS
             self.look()
+        began = self.now_ms()
         if self.health_ms and now >= self._health_due:
             if self._health_due:
                 try:
@@ -110,12 +111,12 @@ class App:
                 except MemoryError:  # it is only a report
                     print("heap too low for a health record")
             self._health_due = now + self.health_ms
-        if self._hold_since >= 0 and now - self._hold_since >= self.hold_ms:
-            self.ring.commit()
-            self._hold_since = -1
-            if self.now_ms() - now > _LONG_MS:
-                board.feed()
-                return 0  # events first, and the network in the next step
+        elif self._hold_since >= 0 and now - self._hold_since >= self.hold_ms:
+            if self.ring.commit(False, True) or self.ring.volatile:
+                self._hold_since = -1  # else there is more, for the next step
+        if self.now_ms() - began > _LONG_MS:
+            board.feed()
+            return 0  # events first, and the network in the next step
         self.wifi.step()
         self.uplink.step(self.wifi.up)
         if self._ill and (self.uplink.acked or now > _HEALTHY_MS):

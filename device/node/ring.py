@@ -97,17 +97,19 @@ class Ring:
         self._next += 1
         return self._next - 1
 
-    def commit(self, spill=False):
-        """Make all records safe. Return False if flash does not take them.
+    def commit(self, spill=False, one=False):
+        """Make all records safe. Return False if flash does not take them, or not all are.
 
         spill: move all of RAM to segments, also what is safe or would find a slot.
+        one: write one file at most; go on with the next call.
         """
         if self._safe == self._tail and not spill:
             return True
         first = self._safe_seq
         try:
-            self._save_shapes()
-            while spill or self._safe < self._tail:
+            done = self._save_shapes() and one
+            while not done and (spill or self._safe < self._tail):
+                done = one
                 if spill or not self._write_slot(None):
                     slot = None if spill else self._free_slot()
                     if slot is None:
@@ -161,9 +163,11 @@ class Ring:
         return None
 
     def _save_shapes(self):
-        if self.shapes.dirty:
+        dirty = self.shapes.dirty
+        if dirty:
             self.store.write("shapes", *self.shapes.dump())
             self.shapes.dirty = False
+        return dirty
 
     # -- segments
 

@@ -46,6 +46,12 @@ def config(fake: FakeBroker, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def segments(fake: FakeBroker) -> list[int]:
+    """Give how many segments lay on flash, by the board's health records."""
+    records = [record for batch in fake.wait_for("up") for record in batch["recs"]]
+    return [record[2]["segments"] for record in records if record[1] == "health"]
+
+
 def test_three_sensors_and_a_full_ring_fit_64_kb(fake: FakeBroker, image: Path) -> None:
     # Ten seconds of 30 records first: more than RAM holds.
     fake.manners = [Manner(silent=True), Manner(silent=True), Manner()]
@@ -54,13 +60,12 @@ def test_three_sensors_and_a_full_ring_fit_64_kb(fake: FakeBroker, image: Path) 
         board.wait(r"^online", timeout_s=30)
         assert fake.wait_for("about")[0]["sensors"].keys() == {"air", "soil", "water"}
         held = fake.wait_for("up")[0]
+        with fake.news:  # RAM was full: what was in it went to flash as a segment
+            assert fake.news.wait_for(lambda: max(segments(fake), default=0) > 0, 20)
         board.wait(r"^heap low", after=board.console.mark())
         lines = list(board.console.lines)
         board.power_cut()
     assert held["seq"] == 1
-    records = [record for batch in fake.wait_for("up") for record in batch["recs"]]
-    segments = [record[2]["segments"] for record in records if record[1] == "health"]
-    assert max(segments) > 0  # RAM was full: what was in it went to flash as a segment
     lows = [int(line.split()[2]) for line in lines if line.startswith("heap low ")]
     assert min(lows) > 500
     assert not [line for line in lines if "Memory" in line or "too low" in line]

@@ -57,8 +57,8 @@ values = {"temp-C" = "temperature_c"}
 POWER_CUT = """
 [[fault]]
 do = "board.power"
-at = 0.4
-until = 0.6
+at = 0.2
+until = 0.3
 """
 
 
@@ -160,6 +160,7 @@ def test_power_cut_by_the_relay_loses_nothing(plugged: VirtualBoard, tmp_path: P
     monkeypatch.setattr(Device, "pin_factory", MockFactory(pin_class=Supply))
     felt = Felt()
     text = SCENARIO.replace('"records > 11"', '"boots > 1", "records > 5"')
+    text = text.replace("seconds = 4", "seconds = 8")  # a board needs seconds to come back
     run = play(text + POWER_CUT, bench_of(plugged, relay=17), tmp_path, felt.take)
     passed(run.verdict)
     assert run.troubles == []
