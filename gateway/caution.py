@@ -10,8 +10,8 @@ close for which no reason code excuses us (reasons.NOBODY):
   fewer each time. When all are answered nobody was to blame. If that took more than one close, the
   number in flight was: `window` is half of the least that was too much.
 - one over which it closed alone is accused, with all that is behind it on its topic (or all
-  PUBRELs): they wait, and the others flow. After HOLD_S in which others passed it goes alone
-  again.
+  PUBRELs): they wait, and the others flow; no search asks for what waits. After HOLD_S in which
+  others passed it goes alone again.
 - TRIALS closes over it alone, with others passing in between, and it is to blame. Where nobody
   else passes, nobody is: the broker is in trouble.
 - the next on a topic that was to blame before is accused without a search, and one close more is
@@ -166,8 +166,9 @@ class Caution:
             self._accuse(entry)
         if known:
             return
-        self._suspects = [(entry, key_of(entry)) for entry in unanswered]
-        if open_ > 1:
+        self._suspects = [(entry, key) for entry in unanswered
+                          if (key := key_of(entry)) not in self.accused]
+        if open_ > 1 and self._suspects:
             self._closes += 1
             self._failed_at = min(self._failed_at or open_, open_)
 
@@ -180,6 +181,7 @@ class Caution:
             self.accused.clear()
         entry.tries = max(entry.tries, self._begins_with(key), 1)
         self.accused[key] = entry.mid
+        self._suspects = [suspect for suspect in self._suspects if suspect[1] != key]
 
 
 def _owed(entry: Entry, key: str, flight: Flight) -> bool:

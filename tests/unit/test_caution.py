@@ -302,6 +302,30 @@ def test_pubrel_that_a_broker_closes_over_is_given_up_and_data_flows() -> None:
     assert site.closes < 30
 
 
+def test_new_pubrels_that_were_under_way_do_not_wait_for_an_accused_one() -> None:
+    """All PUBRELs are held back then: a search among these would never end."""
+    completed: set[int] = set()
+    fails = [True]  # once, over a PUBREL of others
+
+    def closes(packet: Packet, _came: int) -> bool:
+        return isinstance(packet, Ack) and (packet.mid in completed or bool(fails and fails.pop()))
+
+    site = Site(closes)
+    completed.update(site.flight.mids.take_mids(1))
+    old = Entry(LIVE << LANE_SHIFT, *completed, 2, False, True, 0, "#", "s", "t", b"old")
+    site.flight.restore([old])
+    while not site.caution.accused:
+        site.run(STEP_S)
+    assert fails
+    site.add(*good(3), qos=2)
+    site.run(30)
+    assert not fails
+    assert site.payloads() == set(good(3))
+    assert site.blamed == [old]
+    assert not site.flight.in_flight
+    assert not site.caution.active
+
+
 def test_link_that_is_cut_blames_nobody() -> None:
     site = Site(lambda _packet, _came: False)
     site.add(*good(3))
