@@ -1,4 +1,4 @@
-"""The MQTT connection: the only file that imports umqtt.
+"""The MQTT connection, by umqtt.
 
     DOWN --open()--> TCP --connected--> [TLS] CONNACK --accepted--> SUBACK --granted--> UP
       ^                |                        |                        |               |
@@ -15,10 +15,9 @@ Rules:
 
 import socket
 
-import umqtt.simple as umqtt
 from micropython import const
 
-from node.wire import Broken, Pending, Wire
+from node.wire import Broken, Pending
 
 DOWN = const(0)
 CONNECTING = const(1)
@@ -37,33 +36,10 @@ _LOOK_AFTER = const(3)  # failed connects, then the address is looked up anew
 class Link:
     """A connection to one broker, opened and closed many times.
 
-    client_id, prefix (of all topics, with the slash), user, password: bytes. host: str.
-    now_ms: the uptime [ms]. keepalive [s]: announced to the broker; we ping at half of it.
-    tls: None, an SSLContext, or text: why there is none; then it never connects.
+    Made by node.linking. What it knows of a connection: state, and since when or until when [ms]
+    something is (_ping and _stuck: 0 where it is not), _part: how far a packet is that has not
+    come whole, _pid: the packet identifier that waits for its PUBACK, 0 for none.
     """
-
-    def __init__(self, now_ms, client_id, host, port, prefix, user=None, password=None,
-                 keepalive=30, tls=None):  # fmt: skip
-        self.now_ms = now_ms
-        self.tls = tls
-        self.prefix = prefix
-        self.addr = None
-        self.wire = Wire()
-        umqtt.socket = self.wire  # the name under which every version of it finds the module
-        self.client = umqtt.MQTTClient(client_id, host, port, user, password, keepalive)
-        self.client.set_last_will(prefix + b"status", b"offline", retain=True, qos=1)
-        self.client.set_callback(self._note)
-        self._inbox = []
-        self.state = DOWN
-        self.why = ""  # the last error
-        self.failed = 0  # connects in a row that did not come UP
-        self.connects = 0
-        self._deadline = 0
-        self._heard = self._said = 0
-        self._ping = self._stuck = 0  # when it began, 0: it is not
-        self._part = self._half = 0  # how far a packet is that has not come whole, since when
-        self._pid = 0  # packet identifier that waits for its PUBACK, 0: none
-        self._puback_by = 0
 
     def open(self):
         """Begin to connect. Does not wait, except for the look-up of a host name."""

@@ -100,9 +100,7 @@ def _link(now_ms, name, gateway, prefix):
         except Exception as error:  # readings go to the ring, and nothing out in plain text
             tls = "TLS not usable: %s %s" % (type(error).__name__, error)
 
-    from node.link import Link
-
-    return Link(
+    return once("linking").make(
         now_ms,
         name,
         gateway["host"],

@@ -14,9 +14,8 @@ import sys
 import time
 from binascii import crc32
 
-from node import goodbye
+from node import goodbye, linking
 from node.clock import Backoff
-from node.link import Link
 from node.ring import Ring
 from node.uplink import Uplink
 
@@ -108,8 +107,8 @@ def command(data):
 
 
 ring = Ring(Store(), b"\x01\x02\x03\x04", 3, 4096, 1 << 20)
-link = Link(now_ms, b"dev", "127.0.0.1", options["port"], b"tidegate/dev/", b"user", b"secret",
-            options["keepalive_s"], tls(options["tls"]))  # fmt: skip
+link = linking.make(now_ms, b"dev", "127.0.0.1", options["port"], b"tidegate/dev/", b"user",
+                    b"secret", options["keepalive_s"], tls(options["tls"]))  # fmt: skip
 link.client.pid = options["pid"]
 uplink = Uplink(link, ring, Backoff(), lambda: 0.99, now_ms, b"tidegate/dev/",
                 about, command, options["qos"], options["to_broker"])  # fmt: skip
