@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from operator import attrgetter
 
 from gateway.batch import Entry
 from gateway.lanes import Lanes
@@ -36,19 +37,30 @@ class Again(Lanes):
         self.acknowledged -= len(entries)
 
     def _merge_unsent(self) -> None:
-        """What was sent at QoS 0 in vain goes before what was sent behind it."""
-        unsent, again = self._unsent, self._again
-        self._unsent, self._again = [], deque()
-        for entry in again:
-            for lane in self.lanes[:entry.lane + 1]:
-                while lane and lane[0].key < entry.key and lane[0] in unsent:
-                    self._again.append(lane.popleft())
-            self._again.append(entry)
+        """What was sent at QoS 0 in vain goes before what was first sent behind it. PUBRELs bring
+        nothing, and need not wait for it."""
+        last = max((e.order for e in self._again if not e.released), default=0)
+        unsent, self._unsent = self._unsent, []
+        early = sorted((e for e in unsent if not e.sent and e.order < last
+                        and e.topic not in self.held), key=attrgetter("order"))
+        self.in_flight.update((e.mid, e) for e in early if e.mid)
+        gone, merged = set(map(id, early)), deque[Entry]()
+        for lane in self.lanes if early else ():
+            rest = [entry for entry in lane if id(entry) not in gone]
+            lane.clear()
+            lane.extend(rest)
+        for entry in self._again:
+            while not entry.released and early and early[0].order < entry.order:
+                merged.append(early.pop(0))
+            merged.append(entry)
+        self._again = merged
 
     def hold(self, key: str) -> None:
         """Send nothing of a topic, or no PUBRELs, for now."""
         self.held.add(key)
         if self._again:
+            self.shelf.extend(e for e in self._again if key_of(e) == key and not e.sent
+                              and not e.mid)
             self._again = deque(e for e in self._again if key_of(e) != key)
 
     def again(self, key: str) -> None:

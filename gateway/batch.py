@@ -34,7 +34,8 @@ class Entry(Struct, gc=False):
     outbox's own clock when it came, see `Outbox.clock_s`. route: the route's filter. source: whose
     order it belongs to. tries: how often the link was lost over it. sent_s: when it was sent on
     this connection, 0 for not yet. taken: its PUBREC came, `released` is on its way to the disk.
-    dup: an earlier connection of this session may have brought it.
+    dup: an earlier connection of this session may have brought it. order: its number among all
+    that were sent, by when it was first sent; 0 for before this start.
     """
 
     key: int
@@ -52,6 +53,7 @@ class Entry(Struct, gc=False):
     sent_s: float = 0.0
     taken: bool = False
     dup: bool = False
+    order: int = 0
 
     @property
     def lane(self) -> int:

@@ -91,6 +91,7 @@ class Flight(Again):
         self.oversized: list[Entry] = []  # found by `send`, still on the shelf or in flight
         self.passed_s = 0.0  # when the newest was sent of those that are acknowledged
         self.qos_0, self._dup_flag = qos_0, dup_flag
+        self._order = 0  # of the newest that was sent
         self._releases = 0  # first of `_again`, to be answered before anything else goes
         self.strangers = Strangers(self.mids)
         self._topics: dict[str, bytes] = {}
@@ -182,6 +183,8 @@ class Flight(Again):
                 continue  # stays in flight for another connection
             part = self._packet(entry)
             if len(part) > max_packet_bytes:
+                if not entry.mid:
+                    self.shelf.append(entry)
                 self.oversized.append(entry)
                 continue
             parts.append(part)
@@ -213,6 +216,7 @@ class Flight(Again):
                     continue
                 parts.append(part)
                 max_bytes -= size
+                entry.order = self._order = self._order + 1
                 if mid and max_qos:
                     entry.sent, entry.sent_s = True, now_s
                     in_flight[mid] = entry

@@ -308,3 +308,16 @@ def test_path_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutboxError) as caught:
         Outbox(tmp_path / "file" / "outbox.db")
     assert "\n" not in str(caught.value)
+
+
+def test_move_that_failed_in_part_and_was_tried_again_is_deleted_under_either_key(
+        path: Path) -> None:
+    """The database had room for the move, and nothing says in the journal that it is done."""
+    outbox = stuck(path, in_database=1, in_journal=1)
+    while outbox.journal.room(bytes(1), reserve=True):
+        outbox.apply(Batch(release=[entry(1)]))
+    old, new = entry(1).key, entry(50).key
+    outbox.apply(Batch(moved=[(old, new, 1)]))
+    outbox.apply(Batch(done=[entry(50)]))
+    assert [e.mid for e in outbox.start().entries] == [2]
+    assert [e.mid for e in crashed(outbox).start().entries] == [2]
