@@ -16,6 +16,7 @@ from test_ring import KEYS, Files
 
 from tools import firmware
 from tools.virtual.board import VirtualBoard
+from tools.virtual.network import Network
 
 # Says what each step of the loop costs by the chip's own counts: the host may be slow, and
 # stopping it for a moment is no fault of the firmware.
@@ -73,7 +74,8 @@ def start(image: Path, fake: FakeBroker, held: dict[str, bytes], **more: Any) ->
         "device": "dev", "wifi": {"ssid": "home", "password": "secret"}, "tell": False,
         "gateway": {"host": "127.0.0.1", "port": fake.port}, **more,
     }  # fmt: skip
-    return VirtualBoard(image=image, files=files, config=config, heap_kb=96)
+    # One batch a round trip: a worse network than the usual one bounds the rate by itself.
+    return VirtualBoard(image=image, files=files, config=config, heap_kb=96, network=Network())
 
 
 def outage(records: int) -> dict[str, bytes]:
