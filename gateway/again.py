@@ -65,20 +65,19 @@ class Again(Lanes):
 
     def again(self, key: str) -> None:
         """Send what is in flight of a held topic now; what came behind it waits."""
+        there = set(map(id, self._again))
         self._again.extend(e for e in self.in_flight.values() if not e.sent_s
-                           and key_of(e) == key)
+                           and key_of(e) == key and id(e) not in there)
 
     def alone(self, entry: Entry) -> None:
         """Send this one of a held topic next."""
-        self._again.appendleft(entry)
+        self._again = deque((entry, *(e for e in self._again if e is not entry)))
 
     def let(self, key: str) -> None:
         """Send what was held of a topic."""
         if key in self.held:
             self.held.discard(key)
-            there = set(map(id, self._again))
-            self._again.extend(e for e in self.in_flight.values() if not e.sent_s
-                               and key_of(e) == key and id(e) not in there)
+            self.again(key)
             self.unshelve([entry for entry in self.shelf if entry.topic == key])
 
     def remove(self, entry: Entry) -> None:

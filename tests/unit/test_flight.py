@@ -203,6 +203,28 @@ def test_topic_that_is_held_keeps_its_order() -> None:
     assert [part[-1:] for part in flight.send(1000, 4.0)[0]] == [b"2"]
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_waits_to_be_sent_again_goes_once_however_often_it_is_asked_for(alone: bool) -> None:
+    """The first of a topic was refused a second time, and the next still waits for the window."""
+    flight = Flight()
+    flight.start(True, Limits(window=2))
+    flight.add([entry(n, LIVE, 2, n) for n in (1, 2)])
+    flight.send(1000, 1.0)
+    flight.hold("t")
+    flight.acks([Ack(PUBREC, 1, 0x97), Ack(PUBREC, 2, 0x97)])
+    flight.limits.window = 1
+    flight.again("t")
+    flight.send(1000, 2.0)
+    flight.acks([Ack(PUBREC, 1, 0x97)])
+    flight.limits.window = 3
+    if alone:
+        flight.alone(flight.in_flight[2])
+    else:
+        flight.again("t")
+    parts, _ = flight.send(1000, 3.0)
+    assert len(parts) == len(set(parts)) == 2 - alone
+
+
 def test_packet_identifiers_begin_somewhere_else_after_a_restart() -> None:
     first = {Flight().mids.take_mids(1)[0] for _ in range(20)}
     assert len(first) > 10
