@@ -231,10 +231,12 @@ class World:
 
     def read_answers(self, count: int) -> None:
         acks = self.link.answers(count) if self.link.connected else []
+        self._note_waiting()  # an answer may end what they wait for
         if acks:
             self.trace.append(f"gateway reads {acks}")
             self.bridge.drain.upstream_acks(acks)
             self.bridge.drain.upstream_writable()
+        self._note_waiting()
 
     # --- the end
 
@@ -283,9 +285,7 @@ class World:
         self.link.carry(5)
         self.bridge.drain.look()
         self.bridge.drain.upstream_writable()
-        self._note_waiting()
         self.read_answers(9)
-        self._note_waiting()
         self.send_releases()
         if self.bridge.committer.done:
             self.bridge.committer.wake()
