@@ -173,6 +173,7 @@ class Site:
             self.complaints.append(f"the gateway ended by itself with {gateway.returncode}: "
                                    f"{gateway.tail(3)}")
             return
+        self.wire.gateway_dies()
         if polite_s:
             os.kill(gateway.pid, signal.SIGTERM)
             asyncio.get_running_loop().call_later(polite_s, gateway.kill)

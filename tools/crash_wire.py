@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tools.crash_devices import Key, key_of
@@ -185,7 +185,7 @@ class WireLog:
             del self._open[packet.mid]
             ended = self._ended[link]
             ended.append(exchange)
-            while ended[0].ended_s < now_s - DISK_S:
+            while ended and ended[0].ended_s < now_s - DISK_S:
                 ended.popleft()
 
     def _connected(self, session_present: bool, now_s: float) -> None:
@@ -200,9 +200,18 @@ class WireLog:
         """A connection has ended."""
         for direction in DIRECTIONS:
             self._decoders.pop((link, direction), None)
+        self._doubt(self._ended.pop(link, ()))
+
+    def gateway_dies(self) -> None:
+        """It is killed now; that its connection has ended may come out seconds later."""
+        for ended in self._ended.values():
+            self._doubt(ended)
+            ended.clear()
+
+    def _doubt(self, ended: Iterable[Exchange]) -> None:
+        """Of what has just ended the gateway may know nothing when it starts again."""
         now_s = time.monotonic()
-        self._unsure += [exchange for exchange in self._ended.pop(link, ())
-                         if exchange.ended_s >= now_s - DISK_S]
+        self._unsure += [exchange for exchange in ended if exchange.ended_s >= now_s - DISK_S]
 
     def _complain(self, text: str) -> None:
         self.complaints.append(text)

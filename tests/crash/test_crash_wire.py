@@ -121,6 +121,24 @@ def test_exchange_that_ended_long_before_its_connection_is_not_lost(
     assert ends(wire) == [(False, 0)]
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_exchange_that_ended_just_before_a_kill_may_be_lost_however_late_its_connection_ends(
+        killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seed 20261128 at MQTT 5: a stalled proxy told of the end seconds after the kill."""
+    now_s = [100.0]
+    monkeypatch.setattr("tools.crash_wire.time.monotonic", lambda: now_s[0])
+    wire = Tapped()
+    wire.publish(1, 5)
+    wire.ack(mqtt.PUBCOMP, 5)
+    now_s[0] += 1
+    if killed:
+        wire.log.gateway_dies()
+    now_s[0] += 10
+    wire.cut()
+    wire.connack(present=False)
+    assert ends(wire) == [(killed, 0)]
+
+
 @pytest.mark.parametrize("went_on", [False, True])
 def test_exchange_that_ended_is_not_lost_later_once_the_gateway_went_on_in_its_session(
         went_on: bool) -> None:
