@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,39 +250,6 @@ def test_reads_and_erases_are_counted_and_take_their_time(make: Make, costs: Cos
     else:  # the first file is written, and the firmware loaded, before it is timed
         assert work.ms(costs) > took_ms > 1000
         assert work.ms(Costs(0.5, 0)) > took_ms / 3
-
-
-ENDLESS = """
-try:
-    while True:
-        with open("/f", "w") as f:
-            f.write("y" * 9000)
-except KeyboardInterrupt:
-    print("stopped")
-"""
-
-
-def test_ctrl_c_waits_for_the_flash(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = make("print('up')", files={"endless.py": ENDLESS.encode()})
-    board.wait("^up$")
-    process = board.core.process
-    assert process is not None
-    real, busy = process._child.send_signal, []
-
-    def send_signal(number: int) -> None:
-        busy.append(board.flash.busy())
-        real(number)
-
-    monkeypatch.setattr(process._child, "send_signal", send_signal)
-    for _ in range(4):
-        mark = board.console.mark()
-        board.type_in(b"exec(open('/endless.py').read())\r")
-        deadline_s = time.monotonic() + 10
-        while not board.flash.busy() and time.monotonic() < deadline_s:
-            pass
-        board.type_in(b"\x03")
-        board.wait("^stopped$", after=mark)
-    assert busy == [False] * 4
 
 
 # Each round writes a file whole, then renames it: what it was or what it becomes, never a mixture.

@@ -14,6 +14,7 @@ from tools import install, install_gpio
 from tools.gateway_process import PROJECT
 
 RELEASE = "opt/tidegate/releases/0.1.0-1"
+pytestmark = pytest.mark.timeout(300)  # an installation compiles all it brings
 
 
 def run_install(verb: str, umask: int = 0o022, **settings: str | Path) -> str:
